@@ -1,0 +1,25 @@
+"""gradflow: how small transformers learn, in continuous time.
+
+    gradient_flow, descend        two ways to train, one kind of result (`Trajectory`)
+    linear_times, log_times       when to save
+    enable_x64                    64-bit numbers, which flows need
+
+Systems, theory and observation live in the subpackages `tasks`, `models`, `theory` and `observe`.
+"""
+
+from gradflow.errors import InputError
+from gradflow.precision import enable_compilation_cache, enable_x64
+
+__version__ = "0.1.0"
+
+_DYNAMICS = ("Trajectory", "descend", "gradient_flow", "linear_times", "log_times")
+__all__ = ["InputError", "enable_compilation_cache", "enable_x64", *_DYNAMICS]
+
+
+def __getattr__(name: str):
+    """Import what needs JAX on first use, so that `--help` need not wait for it."""
+    if name in _DYNAMICS:
+        from gradflow import dynamics
+
+        return getattr(dynamics, name)
+    raise AttributeError(f"module 'gradflow' has no attribute {name!r}")

@@ -1,0 +1,160 @@
+"""Gradient flow: d params / dt = -grad loss(params), solved as an ordinary differential equation.
+
+Next to the parameters the solve carries one more variable, the dissipated energy int |grad loss|^2 dt, which must equal the
+fall of the loss: an error estimate that no integrator makes for itself. Conserved quantities are watched at each save point.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from gradflow.dynamics import progress
+from gradflow.dynamics.integrators import Chunk, Problem, solver_of
+from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
+from gradflow.dynamics.watch import Watch, as_arrays, not_finite, squared_norm
+from gradflow.errors import require
+
+
+def gradient_flow(
+    loss: Callable,
+    params: PyTree,
+    *data: PyTree,
+    times: np.ndarray,
+    method: str = "tsit5",
+    rtol: float = 1e-6,
+    atol: float | None = None,
+    field: Callable | None = None,
+    save: Callable | None = None,
+    invariants: Callable | None = None,
+    max_steps: int = 100_000,
+    show_progress: bool | None = None,
+) -> Trajectory:
+    """Follow the gradient flow of `loss(params, *data)` from `params` through `times`.
+
+    loss        smooth scalar function of a pytree of arrays; reuse one function object and it is compiled once per shape
+    times       (T,) ascending, where to save; the first is the start. See `linear_times` and `log_times`
+    method      tsit5, dopri8, kvaerno5 (diffrax); RK45, DOP853, LSODA, BDF, Radau (scipy); odeint (jax)
+    rtol, atol  tolerances of the integrator's error in one step; atol is rtol / 1000 unless given
+    field       `field(state, *data) -> (velocity, squared speed of the weights)`, for a flow that is written in other
+                variables than the weights. Default: (-grad loss, |grad loss|^2)
+    save        `save(state, *data)` is kept at each time, as `states`; default: the state itself
+    invariants  `invariants(state, *data) -> {name: array}` that should stay constant; their drift is reported
+    max_steps   most steps between two progress reports (about a twelfth of the run)
+
+    Returns a `Trajectory`; look at its `status`. Interrupted (Ctrl-C), out of steps or out of the finite range, it holds
+    what was done until then. Raises `InputError` for times, tolerances or methods that cannot be used.
+    """
+    library, solve = solver_of(method)
+    times = np.asarray(times, float)
+    require(times.ndim == 1 and times.size >= 2, "times must hold at least a start and an end.")
+    require(bool(np.isfinite(times).all() and (np.diff(times) > 0).all()), "times must ascend and be finite.")
+    params, data = as_arrays(params), as_arrays(data)
+    atol = rtol / 1000 if atol is None else atol
+    _check_tolerances(params, rtol, atol)
+
+    velocity = _Velocity(loss, field)
+    watch = Watch.begin(loss, save, invariants, params, data)
+    start = (params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))))
+    problem = Problem(velocity, _OnPair(watch), start, data, times, rtol, atol, max_steps)
+
+    began = time.perf_counter()
+    chunks: list[Chunk] = []
+    status = "complete"
+    with progress.bar(times.size, f"flow, {method}", show=show_progress) as reports:
+        try:
+            for chunk in solve(problem, method):
+                chunks.append(chunk)
+                done = sum(len(each.saved.loss) for each in chunks)
+                status = _failure(chunks, times[done - 1], rtol) or status
+                if status != "complete":
+                    break
+                progress.report(
+                    reports, len(chunk.saved.loss), time=times[done - 1], steps=_total(chunks, "accepted"), loss=chunk.saved.loss[-1]
+                )
+        except KeyboardInterrupt:
+            require(bool(chunks), "Interrupted before anything was computed.")
+            status = "interrupted"
+    saved = finite_part(stacked([chunk.saved for chunk in chunks]))
+    return Trajectory(
+        times=times[: len(saved.loss)],
+        states=saved.state,
+        loss=saved.loss,
+        dissipated=saved.dissipated,
+        drift=saved.drift,
+        final=chunks[-1].state[0],
+        method=f"{method} ({library}), rtol = {rtol:.1g}, atol = {atol:.1g}",
+        cost=Cost(
+            evaluations=_total(chunks, "evaluations"),
+            accepted=_total(chunks, "accepted"),
+            rejected=_total(chunks, "rejected"),
+            jacobians=_total(chunks, "jacobians"),
+            seconds=time.perf_counter() - began,
+        ),
+        status=status,
+    )
+
+
+class _Velocity(eqx.Module):
+    """Velocity of the pair (params, dissipated energy)."""
+
+    loss: Callable
+    field: Callable | None
+
+    def __call__(self, pair, *data):
+        params, _ = pair
+        if self.field is not None:
+            return self.field(params, *data)
+        gradient = jax.grad(self.loss)(params, *data)
+        return jax.tree.map(jnp.negative, gradient), squared_norm(gradient)
+
+
+class _OnPair(eqx.Module):
+    """A `Watch` that takes the pair (params, dissipated energy)."""
+
+    watch: Watch
+
+    def __call__(self, pair, *data):
+        return self.watch(*pair, *data)
+
+
+def _check_tolerances(params: PyTree, rtol: float, atol: float) -> None:
+    """Refuse what the numbers cannot hold; warn where atol would hide the start."""
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    least = 100 * float(jnp.finfo(dtype).eps)
+    hint = " Call gradflow.enable_x64() before making the parameters." if dtype != jnp.float64 else ""
+    require(math.isfinite(rtol) and rtol >= least, f"rtol must be at least {least:.1g}, which is what {dtype} can hold, got {rtol}.{hint}")
+    require(math.isfinite(atol) and atol >= 0, f"atol must be >= 0, got {atol}.")
+    sizes = [float(jnp.sqrt(jnp.mean(leaf**2))) for leaf in jax.tree.leaves(params)]
+    smallest = min([size for size in sizes if size > 0], default=np.inf)
+    if atol > 1e-3 * smallest:
+        warnings.warn(
+            f"atol = {atol:.1g} is not far below the smallest initial scale {smallest:.1g}: times at which a plateau is left will be off.",
+            stacklevel=3,
+        )
+
+
+def _failure(chunks: list[Chunk], t: float, rtol: float) -> str | None:
+    """Why the run cannot go on after its latest chunk; None if it can."""
+    latest = chunks[-1]
+    if not (np.isfinite(latest.saved.loss).all() and np.isfinite(latest.saved.dissipated).all()):
+        names = not_finite(latest.state[0]) or "loss"
+        return f"left the finite range before t = {t:.6g}: {names}; the integrator failed, try a smaller rtol or another method"
+    if latest.failure:
+        return f"stopped before t = {t:.6g}: {latest.failure}"
+    initial, highest = float(chunks[0].saved.loss[0]), float(np.max(latest.saved.loss))
+    if highest > initial + max(1e3 * rtol, 1e-6) * abs(initial):
+        return f"not a gradient flow at t = {t:.6g}: the loss rose from {initial:.6g} to {highest:.6g}; the integrator failed, try a smaller rtol or another method"
+    return None
+
+
+def _total(chunks: list[Chunk], count: str) -> int | None:
+    """Sum of a count over the chunks; None where the library does not tell it."""
+    counts = [getattr(chunk, count) for chunk in chunks]
+    return None if None in counts else sum(counts)

@@ -1,0 +1,64 @@
+"""Ways to solve dy/dt = f(y), one library a file, all behind one call.
+
+Each file offers `METHODS` (the names it answers to) and `solve(problem, method)`, a generator that yields one `Chunk` for
+each stretch of save times, so that the caller can show progress, stop early and keep what is done.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradflow.errors import require
+
+_FILES = {
+    "diffrax": ("tsit5", "dopri8", "kvaerno5"),
+    "scipy": ("RK45", "DOP853", "LSODA", "BDF", "Radau"),
+    "jax": ("odeint",),
+}
+METHODS = tuple(method for methods in _FILES.values() for method in methods)
+CHUNKS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """dy/dt = field(y, *data) from `y0` at times[0], observed by `save(y, *data)` at every one of `times`."""
+
+    field: Callable
+    save: Callable
+    y0: Any
+    data: tuple
+    times: np.ndarray
+    rtol: float
+    atol: float
+    max_steps: int
+
+
+class Chunk(NamedTuple):
+    """Save points of one stretch (the first one includes the start), the state after it, and what it cost."""
+
+    saved: Any
+    state: Any
+    evaluations: int
+    accepted: int | None
+    rejected: int | None
+    jacobians: int = 0
+    failure: str | None = None
+
+
+def solver_of(method: str) -> tuple[str, Callable[[Problem, str], Iterator[Chunk]]]:
+    """The library that offers a method, and its `solve`."""
+    for library, methods in _FILES.items():
+        if method in methods:
+            return library, import_module(f"{__name__}.{library}_").solve
+    require(False, f"Unknown method {method!r}; known are {', '.join(METHODS)}.")
+
+
+def stretches(times: np.ndarray) -> list[np.ndarray]:
+    """The save times after the first in up to `CHUNKS` equally long stretches; the last is padded with the end time."""
+    later = times[1:]
+    length = -(-later.size // CHUNKS)
+    padded = np.concatenate([later, np.full(-later.size % length, times[-1])])
+    return list(padded.reshape(-1, length))

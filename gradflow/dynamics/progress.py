@@ -1,0 +1,17 @@
+"""How a long solve speaks: a bar with steps, time, loss and time left, silent when the output is no terminal."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def bar(total: float, description: str, *, show: bool | None = None) -> tqdm:
+    """A tqdm bar over `total` save points on standard error; `show=None` shows it only on a terminal."""
+    visible = sys.stderr.isatty() if show is None else show
+    return tqdm(total=total, desc=description, unit="save", disable=not visible, leave=False, file=sys.stderr)
+
+
+def report(progress: tqdm, done: int, *, time: float, steps: int, loss: float) -> None:
+    """Advance the bar by `done` save points and show where the solve is."""
+    progress.set_postfix_str(f"t = {time:.4g}, steps = {steps}, loss = {loss:.4g}", refresh=False)
+    progress.update(done)

@@ -1,0 +1,96 @@
+"""What a solve returns, whichever way it was made: times, states, what it cost, how it ended, how far to trust it."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a solve cost. A count that its library does not tell is None; `evaluations` is always true.
+
+    `evaluations` counts every evaluation of the vector field (or of a gradient), those for finite differences included;
+    `jacobians` those of an exact Jacobian of it.
+    """
+
+    evaluations: int = 0
+    accepted: int | None = None
+    rejected: int | None = None
+    jacobians: int = 0
+    seconds: float = 0.0
+
+
+class Saved(NamedTuple):
+    """What is kept at each save point; stacked along a leading time axis in a trajectory."""
+
+    state: PyTree
+    loss: Float
+    dissipated: Float
+    drift: dict[str, Float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """A training run: the same for a gradient flow and for discrete training.
+
+    times      (T,) time of each save point; learning_rate * step for discrete training
+    states     what `save` returned at each of them (the whole state by default): a pytree with a leading time axis
+    loss       (T,) loss
+    dissipated (T,) integral of |grad loss|^2 dt up to each; learning_rate * sum over steps for discrete training
+    drift      name -> (T,): |I(t) - I(0)| / |I(0)|, in the Frobenius norm, of each conserved quantity I that was watched
+    final      the whole state at the last time
+    method     how it was solved, with its tolerances or its learning rate
+    cost       a `Cost`
+    status     "complete", or why it ended early; then times, states and the rest hold what was done
+    """
+
+    times: Float[np.ndarray, " T"]
+    states: PyTree
+    loss: Float[np.ndarray, " T"]
+    dissipated: Float[np.ndarray, " T"]
+    drift: dict[str, Float[np.ndarray, " T"]]
+    final: PyTree
+    method: str
+    cost: Cost
+    status: str = "complete"
+
+    @property
+    def complete(self) -> bool:
+        return self.status == "complete"
+
+    @property
+    def energy_residual(self) -> Float[np.ndarray, " T"]:
+        """L(0) - L(t) - integral of |grad L|^2: zero along an exact gradient flow, O(learning rate) along descent."""
+        return self.loss[0] - self.loss - self.dissipated
+
+    def trust(self) -> str:
+        """The block that ends every run: method, cost, energy identity, drift of the invariants, status."""
+        cost = self.cost
+        steps = "" if cost.accepted is None else f"{cost.accepted} steps accepted, "
+        steps += "" if cost.rejected is None else f"{cost.rejected} rejected, "
+        jacobians = f", {cost.jacobians} Jacobians" if cost.jacobians else ""
+        drifts = ", ".join(f"{name} {values.max():.1e}" for name, values in self.drift.items())
+        residual = np.abs(self.energy_residual).max()
+        lines = [
+            ("method", self.method),
+            ("cost", f"{steps}{cost.evaluations} evaluations{jacobians}, {cost.seconds:.2f} s"),
+            ("energy", f"|L(0) - L(t) - int |grad L|^2 dt| <= {residual:.1e}, L(0) = {self.loss[0]:.4g}"),
+            ("drift", drifts or "no invariant was watched"),
+            ("status", f"{self.status}, t = {self.times[-1]:.6g}, loss = {self.loss[-1]:.4g}"),
+        ]
+        return "\n".join(f"  {name:<7} {text}" for name, text in lines)
+
+
+def stacked(chunks: list[Any]) -> Any:
+    """Join pytrees of arrays along their leading axis, as numpy arrays."""
+    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *chunks)
+
+
+def finite_part(saved: Saved) -> Saved:
+    """The save points before the first one at which the loss or the dissipated energy is not finite."""
+    finite = np.isfinite(saved.loss) & np.isfinite(saved.dissipated)
+    kept = len(finite) if finite.all() else int(np.argmin(finite))
+    return jax.tree.map(lambda leaf: leaf[:kept], saved)

@@ -1,0 +1,52 @@
+"""What is kept of a run at each save point: the loss, the energy dissipated so far, the drift of conserved quantities."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from gradflow.dynamics.trajectory import Saved
+
+
+class Watch(eqx.Module):
+    """Called with (state, dissipated energy, *data) at each save point; knows the conserved quantities at the start."""
+
+    loss: Callable
+    save: Callable | None
+    invariants: Callable | None
+    initial: dict[str, Array]
+
+    @classmethod
+    def begin(cls, loss: Callable, save: Callable | None, invariants: Callable | None, state: PyTree, data: tuple) -> "Watch":
+        """Watch a run that starts at `state`."""
+        return cls(loss, save, invariants, eqx.filter_jit(invariants)(state, *data) if invariants else {})
+
+    def __call__(self, state: PyTree, dissipated: Float[Array, ""], *data: PyTree) -> Saved:
+        now = self.invariants(state, *data) if self.invariants else {}
+        drift = {name: relative_drift(value, self.initial[name]) for name, value in now.items()}
+        kept = self.save(state, *data) if self.save else state
+        return Saved(kept, self.loss(state, *data), dissipated, drift)
+
+
+def relative_drift(now: Array, initial: Array) -> Float[Array, ""]:
+    """|now - initial| / |initial| in the Frobenius norm; absolute where the initial value is zero."""
+    size = jnp.linalg.norm(jnp.ravel(initial))
+    return jnp.linalg.norm(jnp.ravel(now - initial)) / jnp.where(size > 0, size, 1)
+
+
+def squared_norm(tree: PyTree) -> Float[Array, ""]:
+    """Sum of squares over all leaves."""
+    return sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree))
+
+
+def not_finite(state: PyTree) -> str:
+    """The names of the variables of a state that are not finite, for a message; '' if all are."""
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    return ", ".join(jax.tree_util.keystr(path).strip(".") for path, leaf in paths if not bool(jnp.isfinite(leaf).all()))
+
+
+def as_arrays(tree: PyTree) -> PyTree:
+    """The same pytree with every number an array of definite type, so that a solve is compiled once and not once a value."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)) if eqx.is_array_like(leaf) else leaf, tree)

@@ -1,0 +1,1 @@
+"""What learns: parameters as pytrees, one forward each. No data and no training in here."""

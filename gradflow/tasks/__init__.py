@@ -1,0 +1,1 @@
+"""What is learned: samplers, exact distributions, closed-form losses. No model and no training in here."""

@@ -1,0 +1,1 @@
+"""What should happen: predictions, conservation laws and claims."""
