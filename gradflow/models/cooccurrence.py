@@ -47,6 +47,16 @@ def paper_scales(m: int, m1: int, L: int) -> tuple[float, float]:
     return 0.5 / (L * m) ** 0.5, 1 / m1**0.5
 
 
+def entry_scales(initialisation: Initialisation, *, m: int, m1: int, d: int, L: int) -> tuple[float, float]:
+    """Standard deviations (sigma0, sigma1) of the entries of W_Q, W_K, W_V (fan-in d) and of W (fan-in m)."""
+    known = ", ".join(Initialisation.__args__)
+    require(initialisation in Initialisation.__args__, f"Unknown initialisation {initialisation!r}; known are {known}.")
+    if initialisation == "paper":
+        return paper_scales(m, m1, L)
+    gain = 1 / 3 if initialisation == "torch_linear" else 2
+    return (gain / d) ** 0.5, (gain / m) ** 0.5
+
+
 def init(
     key: PRNGKeyArray,
     *,
@@ -60,35 +70,28 @@ def init(
 ) -> Weights:
     """Random weights; a_j uniform on {+1, -1}.
 
-    `paper`: W_ij ~ N(0, sigma1^2), attention entries ~ N(0, sigma0^2), both from `paper_scales` unless given.
-    `kaiming_normal`: N(0, 2 / fan_in); `kaiming_uniform`: U(+-sqrt(6 / fan_in)) (He et al. 2015);
-    `torch_linear`: U(+-1 / sqrt(fan_in)), what PyTorch gives an `nn.Linear`. fan_in is d for W_Q, W_K, W_V and m for W.
+    `paper`: Gaussian, scales from `paper_scales`. `kaiming_normal`: N(0, 2 / fan_in); `kaiming_uniform`:
+    U(+-sqrt(6 / fan_in)) (He et al. 2015); `torch_linear`: U(+-1 / sqrt(fan_in)), what PyTorch gives an `nn.Linear`.
+    fan_in is d for W_Q, W_K, W_V and m for W. `sigma0` and `sigma1`, where given, replace the standard deviations.
     """
     for name, size in (("m", m), ("m1", m1), ("d", d), ("L", L)):
         require(size > 0, f"{name} must be positive, got {size}.")
-    scales = paper_scales(m, m1, L)
+    scales = entry_scales(initialisation, m=m, m1=m1, d=d, L=L)
     sigma0 = scales[0] if sigma0 is None else sigma0
     sigma1 = scales[1] if sigma1 is None else sigma1
     require(sigma0 >= 0 and sigma1 > 0, f"sigma0 must be >= 0 and sigma1 > 0, got {sigma0} and {sigma1}.")
 
-    def matrix(key, shape, sigma):
-        fan_in = shape[1]
-        if initialisation == "paper":
-            return sigma * jax.random.normal(key, shape)
-        if initialisation == "kaiming_normal":
-            return (2 / fan_in) ** 0.5 * jax.random.normal(key, shape)
-        if initialisation in ("kaiming_uniform", "torch_linear"):
-            bound = ((6 if initialisation == "kaiming_uniform" else 1) / fan_in) ** 0.5
-            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-        known = ", ".join(Initialisation.__args__)
-        require(False, f"Unknown initialisation {initialisation!r}; known are {known}.")
+    def unit(key, shape):
+        if initialisation in ("paper", "kaiming_normal"):
+            return jax.random.normal(key, shape)
+        return jax.random.uniform(key, shape, minval=-(3**0.5), maxval=3**0.5)
 
     key_w, key_v, key_k, key_q, key_a = jax.random.split(key, 5)
     return Weights(
-        W=matrix(key_w, (m1, m), sigma1),
-        W_V=matrix(key_v, (m, d), sigma0),
-        W_K=matrix(key_k, (m, d), sigma0),
-        W_Q=matrix(key_q, (m, d), sigma0),
+        W=sigma1 * unit(key_w, (m1, m)),
+        W_V=sigma0 * unit(key_v, (m, d)),
+        W_K=sigma0 * unit(key_k, (m, d)),
+        W_Q=sigma0 * unit(key_q, (m, d)),
         a=jax.random.rademacher(key_a, (m1,), dtype=float),
     )
 

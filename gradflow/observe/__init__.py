@@ -1,0 +1,1 @@
+"""What is seen: attention, outputs, gradients by class, phases."""

@@ -1,0 +1,55 @@
+"""What all scripts share: flags from a dataclass, presets, one line and exit code 2 for bad input."""
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from gradflow.errors import InputError, require
+
+Config = TypeVar("Config")
+
+
+def parse(presets: Mapping[str, Config], description: str, arguments: Sequence[str] | None = None) -> Config:
+    """The configuration that the command line asks for.
+
+    Flags are the fields of the presets' dataclass, their help the comments on it. Defaults come from `--preset NAME`, or
+    from `--config FILE`, the config.json of an earlier run.
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=next(iter(presets)))
+    first.add_argument("--config", type=Path)
+    chosen, rest = first.parse_known_args(arguments)
+    require(chosen.preset in presets, f"Unknown preset {chosen.preset!r}; known are {', '.join(presets)}.")
+    default = presets[chosen.preset]
+    if chosen.config is not None:
+        default = _from_file(type(default), chosen.config)
+    names = ", ".join(f"`{name}`" for name in presets)
+    footer = f"Defaults shown are those of --preset {chosen.preset} (there are {names}); --config FILE takes those of an earlier run's config.json."
+    return tyro.cli(type(default), default=default, args=rest, description=f"{description}\n\n{footer}")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line and exit code 2 on input that cannot be used."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _from_file(kind: type[Config], path: Path) -> Config:
+    from gradflow.store import load_config
+
+    stored = load_config(path)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = set(stored) - set(fields)
+    require(not unknown, f"{path} belongs to another script: it has {', '.join(sorted(unknown))}.")
+    return kind(**{name: Path(value) if name == "out" else value for name, value in stored.items()})

@@ -1,0 +1,92 @@
+"""Runs on disk: a folder with config.json, *.nc (NetCDF, opens in xarray), claims.json and pictures.
+
+Each file is written under a temporary name and renamed when complete, so that an interrupted run leaves no half file.
+A folder that holds a run is not written over unless told so.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from gradflow.errors import InputError, require
+from gradflow.theory.claims import Claim
+
+CONFIG, CLAIMS = "config.json", "claims.json"
+
+
+def begin(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> Path:
+    """Make the folder of a run and write its config.json. Refuses a folder that holds a run, unless `overwrite`."""
+    folder = Path(folder)
+    require(not folder.exists() or folder.is_dir(), f"{folder} is a file; --out takes a folder.")
+    require(
+        overwrite or not any(folder.glob("*.nc")),
+        f"{folder} holds another run; choose another --out, or add --overwrite to replace it.",
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _complete_or_absent(folder / CONFIG) as path:
+            path.write_text(json.dumps(config, indent=2, default=str) + "\n")
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder}: {error.strerror}.") from error
+    for stale in (*folder.glob("*.nc"), folder / CLAIMS):
+        stale.unlink(missing_ok=True)
+    return folder
+
+
+def save(folder: Path, name: str, run: xr.Dataset) -> Path:
+    """Write one trajectory as `name`.nc."""
+    path = Path(folder) / f"{name}.nc"
+    with _complete_or_absent(path) as temporary:
+        run.to_netcdf(temporary, engine="h5netcdf")
+    return path
+
+
+def save_claims(folder: Path, claims: Iterable[Claim]) -> Path:
+    """Write claims.json: a list of {name, source, predicted, measured, tolerance, holds}; null for numbers that are not finite."""
+    path = Path(folder) / CLAIMS
+    rows = [{key: _json_number(value) for key, value in dataclasses.asdict(claim).items()} for claim in claims]
+    with _complete_or_absent(path) as temporary:
+        temporary.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def load(folder: Path, name: str = "trajectory") -> xr.Dataset:
+    """Read `name`.nc of a run into memory. Raises `InputError` where it is missing, truncated or no NetCDF file."""
+    path = Path(folder) / f"{name}.nc"
+    require(path.exists(), f"There is no {path}; run the simulation that writes it first.")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as run:
+            return run.load()
+    except Exception as error:
+        raise InputError(f"{path} is truncated or no NetCDF file ({type(error).__name__}); run the simulation again.") from error
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a config.json."""
+    try:
+        config = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read a configuration from {path}: {error}.") from error
+    require(isinstance(config, dict), f"{path} holds no configuration.")
+    return config
+
+
+@contextlib.contextmanager
+def _complete_or_absent(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place once it is written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _json_number(value: Any) -> Any:
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value

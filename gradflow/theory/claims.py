@@ -1,0 +1,64 @@
+"""Claims: what a theory says of a run, what the run measured, and whether the one holds in the other.
+
+A claim that does not hold is a result. It is shown as such, and its tolerance is never fitted to make it hold.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One claim, evaluated on one run.
+
+    predicted   the number that the theory gives, or its statement where that is no number
+    measured    the number that the run gives (for a statement: the constant in it)
+    tolerance   by how much they may differ, and why
+    holds       True, False, or None where the run cannot tell (too short, or another data model)
+    """
+
+    name: str
+    source: str
+    predicted: float | str
+    measured: float
+    tolerance: str
+    holds: bool | None
+
+
+def near(name: str, source: str, predicted: float, measured: float, within: float, why: str, applies: bool = True) -> Claim:
+    """|measured - predicted| <= within."""
+    holds = bool(abs(measured - predicted) <= within) if applies and math.isfinite(measured) else None
+    return Claim(name, source, float(predicted), float(measured), f"+- {within:.2g}: {why}", holds)
+
+
+def at_least(name: str, source: str, statement: str, measured: float, least: float, why: str, applies: bool = True) -> Claim:
+    """measured >= least."""
+    holds = bool(measured >= least) if applies and math.isfinite(measured) else None
+    return Claim(name, source, statement, float(measured), f">= {least:.2g}: {why}", holds)
+
+
+def at_most(name: str, source: str, statement: str, measured: float, most: float, why: str, applies: bool = True) -> Claim:
+    """measured <= most."""
+    holds = bool(measured <= most) if applies and math.isfinite(measured) else None
+    return Claim(name, source, statement, float(measured), f"<= {most:.2g}: {why}", holds)
+
+
+def table(claims: Iterable[Claim]) -> str:
+    """The claims as a text table, a line each."""
+    mark = {True: "holds", False: "FAILS", None: "-"}
+    rows = [(mark[c.holds], c.name, c.source, _number(c.predicted), _number(c.measured), c.tolerance.split(":")[0]) for c in claims]
+    header = ("", "claim", "source", "predicted", "measured", "tolerance")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
+    return "\n".join(lines)
+
+
+def summary(claims: Iterable[Claim]) -> str:
+    """How many hold, fail and cannot be told, in a line."""
+    verdicts = [claim.holds for claim in claims]
+    return f"{verdicts.count(True)} claims hold, {verdicts.count(False)} fail, {verdicts.count(None)} cannot be told from this run"
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.5g}"

@@ -1,0 +1,159 @@
+"""Word co-occurrence: the two phases of a transformer that learns it, as gradient flow, with discrete training over it.
+
+Yang, Kailkhura, Wang, Liang (2024), arXiv 2410.09605. Four flows of the same training set:
+  trajectory.nc       gradient flow of W_Q, W_K, W_V and W, all trained together
+  coupled.nc          the same flow through the width-independent coupled system: a second route to the same numbers
+  infinite_width.nc   the coupled system from its infinite-width start: the theory's curve
+  descent.nc          full-batch gradient descent from the same weights
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from gradflow.errors import InputError
+from gradflow.scripts import one_line_errors, parse
+
+
+@dataclass(frozen=True)
+class Config:
+    preset: Literal["small", "paper"] = "small"
+    """small: the theorems' regime, about a minute. paper: the sizes of the paper's own experiment (Appendix A)"""
+    out: Path = Path("runs/cooccurrence")
+    """folder that receives config.json, the trajectories, claims.json and the pictures"""
+    overwrite: bool = False
+    """replace the run that the folder holds"""
+    seed: int = 0
+    """of the data and the weights"""
+    n: int = 60
+    """training sentences, a multiple of 6"""
+    L: int = 5
+    """words in a sentence"""
+    d: int | None = None
+    """words in the vocabulary (default: the fewest that unique random words need)"""
+    random_words: str = "unique"
+    """unique: no random word comes twice (Assumption 2.3); iid: uniform draws"""
+    m: int = 1024
+    """attention width"""
+    m1: int = 32
+    """neurons of the MLP"""
+    initialisation: str = "paper"
+    """paper, kaiming_normal, kaiming_uniform or torch_linear"""
+    sigma0: float | None = None
+    """standard deviation of the entries of W_Q, W_K, W_V (default: the initialisation's)"""
+    sigma1: float | None = None
+    """standard deviation of the entries of W (default: the initialisation's)"""
+    end: float | None = 1e8
+    """where to end the flow, in S0 t: time in units of the readout's initial rate (default: where the descent ends)"""
+    save_points: int = 241
+    """times to save, logarithmically spaced"""
+    method: str = "tsit5"
+    """integrator: tsit5, dopri8, kvaerno5, RK45, DOP853, LSODA, BDF, Radau or odeint"""
+    rtol: float = 1e-6
+    """relative tolerance of the integrator"""
+    learning_rate: float | None = None
+    """of gradient descent (default: a fifth of 1 / sharpness at the start)"""
+    steps: int = 2000
+    """of gradient descent; 0: none"""
+    held_out: int = 600
+    """fresh sentences for the generalisation loss"""
+
+
+PRESETS = {
+    "small": Config(),
+    "paper": Config(
+        preset="paper", d=64, random_words="iid", m=128, m1=256, initialisation="torch_linear", end=None, learning_rate=0.01, steps=30_000
+    ),
+}  # fmt: skip
+
+
+def run(config: Config) -> None:
+    """Solve, measure, hold to the theory, draw, and store everything in `config.out`."""
+    import jax
+
+    import gradflow
+    from gradflow import store
+    from gradflow.dynamics.integrators import solver_of
+    from gradflow.dynamics.sharpness import sharpness
+    from gradflow.dynamics.times import log_steps
+    from gradflow.errors import require
+    from gradflow.models import cooccurrence as model
+    from gradflow.models import coupled
+    from gradflow.observe.cooccurrence import Observer, dataset
+    from gradflow.observe.phases import cooccurrence_events
+    from gradflow.plotting.cooccurrence import draw_all
+    from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
+    from gradflow.theory import claims as ledger
+    from gradflow.theory import conservation
+    from gradflow.theory.cooccurrence import claims
+
+    gradflow.enable_x64()
+    gradflow.enable_compilation_cache()
+    solver_of(config.method)
+    require(config.steps >= 0, f"steps must be >= 0, got {config.steps}.")
+    require(config.end is not None or config.steps > 0, "Without descent (steps = 0), say where the flow ends: --end.")
+
+    d = least_vocabulary(config.n, config.L) if config.d is None else config.d
+    task = CoOccurrence(config.n, config.L, d, config.random_words)
+    key_data, key_weights, key_held_out = jax.random.split(jax.random.key(config.seed), 3)
+    batch = task.sample(key_data)
+    sizes = dict(m=config.m, m1=config.m1, d=d, L=config.L)
+    scales = model.entry_scales(config.initialisation, **sizes)
+    sigma0, sigma1 = (scale if given is None else given for given, scale in zip((config.sigma0, config.sigma1), scales, strict=True))
+    weights = model.init(key_weights, **sizes, initialisation=config.initialisation, sigma0=sigma0, sigma1=sigma1)
+    initial, width = coupled.reduce(weights), coupled.width_of(weights)
+
+    S0 = float(initial.S)
+    sharp = float(sharpness(model.loss, weights, batch))
+    learning_rate = 0.2 / sharp if config.learning_rate is None else config.learning_rate
+    t_end = config.steps * learning_rate if config.end is None else config.end / S0
+    times = gradflow.log_times(1e-2 / S0, t_end, config.save_points)
+    observer = Observer(initial, task.held_out(key_held_out, config.held_out))
+    solver = dict(times=times, method=config.method, rtol=config.rtol)
+    attributes = dict(sigma0=sigma0, sigma1=sigma1, random_words=config.random_words, seed=config.seed)
+    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
+
+    def keep(name, trajectory, start=initial):
+        labelled = dataset(trajectory, batch, start, width, **attributes)
+        store.save(folder, name, labelled)
+        print(f"{name}\n{trajectory.trust()}\n")
+        if not trajectory.complete:
+            raise InputError(f"{name} {trajectory.status}. What was done is in {folder}.")
+        return labelled
+
+    print(f"n = {config.n}, L = {config.L}, d = {d}, m = {config.m}, m1 = {config.m1}: S0 = {S0:.4g}, sharpness {sharp:.4g}\n")
+    flow = keep(
+        "trajectory",
+        gradflow.gradient_flow(model.loss, weights, batch, save=observer, invariants=conservation.of_weights, **solver),
+    )
+    system = dict(field=coupled.field, invariants=conservation.of_coupled, **solver)
+    reduced = keep("coupled", gradflow.gradient_flow(coupled.loss, initial, batch, width, save=observer, **system))
+    start = coupled.infinite_width_start(**sizes, sigma0=sigma0, sigma1=sigma1)
+    limit = gradflow.gradient_flow(coupled.loss, start, batch, width, save=replace(observer, initial=start), **system)
+    runs = {"flow": flow, "infinite_width": keep("infinite_width", limit, start)}
+    if config.steps:
+        trained = gradflow.descend(
+            model.loss, weights, batch, learning_rate=learning_rate, steps=config.steps,
+            save_steps=log_steps(config.steps, 121), save=observer, invariants=conservation.of_weights,
+        )  # fmt: skip
+        runs["descent"] = keep("descent", trained)
+        print(f"learning_rate x sharpness at the start = {learning_rate * sharp:.3g} (descent is stable below 2)")
+
+    apart = {name: float(abs(flow[name] - reduced[name]).max()) for name in ("G", "A")}
+    print(f"full weights against the coupled system: G differs by at most {apart['G']:.1e}, A by {apart['A']:.1e}\n")
+    print("event            S0 t        location +-")
+    for name, event in cooccurrence_events(flow).items():
+        print(f"{name:<15}  {event.time * S0:<10.6g}  {event.error * S0:.1e}")
+    held = claims(flow)
+    store.save_claims(folder, held)
+    pictures = draw_all(runs, folder)
+    print(f"\n{ledger.table(held)}\n\n{ledger.summary(held)}\nIn {folder}: trajectories (*.nc), claims.json, {', '.join(path.name for path in pictures)}")
+
+
+def main() -> None:
+    with one_line_errors():
+        run(parse(PRESETS, __doc__))
+
+
+if __name__ == "__main__":
+    main()
