@@ -38,7 +38,7 @@ class Config:
     m1: int = 32
     """neurons of the MLP"""
     initialisation: str = "paper"
-    """paper, kaiming_normal, kaiming_uniform or torch_linear"""
+    """paper (Gaussian, Condition 1), kaiming_normal, kaiming_uniform or torch_linear (PyTorch's own)"""
     sigma0: float | None = None
     """standard deviation of the entries of W_Q, W_K, W_V (default: the initialisation's)"""
     sigma1: float | None = None
@@ -70,12 +70,13 @@ PRESETS = {
 def run(config: Config) -> None:
     """Solve, measure, hold to the theory, draw, and store everything in `config.out`."""
     import jax
+    import numpy as np
 
     import gradflow
     from gradflow import store
     from gradflow.dynamics.integrators import solver_of
     from gradflow.dynamics.sharpness import sharpness
-    from gradflow.dynamics.times import log_steps
+    from gradflow.dynamics.times import log_steps, together
     from gradflow.errors import require
     from gradflow.models import cooccurrence as model
     from gradflow.models import coupled
@@ -107,14 +108,15 @@ def run(config: Config) -> None:
     sharp = float(sharpness(model.loss, weights, batch))
     learning_rate = 0.2 / sharp if config.learning_rate is None else config.learning_rate
     t_end = config.steps * learning_rate if config.end is None else config.end / S0
-    times = gradflow.log_times(1e-2 / S0, t_end, config.save_points)
+    steps = log_steps(config.steps, 121) if config.steps else np.zeros(1, int)
+    times = together(gradflow.log_times(1e-2 / S0, t_end, config.save_points), learning_rate * steps[learning_rate * steps <= t_end])
     observer = Observer(initial, task.held_out(key_held_out, config.held_out))
     solver = dict(times=times, method=config.method, rtol=config.rtol)
     attributes = dict(sigma0=sigma0, sigma1=sigma1, random_words=config.random_words, seed=config.seed)
     folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
 
-    def keep(name, trajectory, start=initial):
-        labelled = dataset(trajectory, batch, start, width, **attributes)
+    def keep(name, trajectory, start=initial, **more):
+        labelled = dataset(trajectory, batch, start, width, **attributes, **more)
         store.save(folder, name, labelled)
         print(f"{name}\n{trajectory.trust()}\n")
         if not trajectory.complete:
@@ -134,9 +136,9 @@ def run(config: Config) -> None:
     if config.steps:
         trained = gradflow.descend(
             model.loss, weights, batch, learning_rate=learning_rate, steps=config.steps,
-            save_steps=log_steps(config.steps, 121), save=observer, invariants=conservation.of_weights,
+            save_steps=steps, save=observer, invariants=conservation.of_weights,
         )  # fmt: skip
-        runs["descent"] = keep("descent", trained)
+        runs["descent"] = keep("descent", trained, learning_rate=learning_rate)
         print(f"learning_rate x sharpness at the start = {learning_rate * sharp:.3g} (descent is stable below 2)")
 
     apart = {name: float(abs(flow[name] - reduced[name]).max()) for name in ("G", "A")}

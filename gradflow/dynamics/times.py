@@ -26,3 +26,12 @@ def log_steps(steps: int, count: int = 201) -> np.ndarray:
     """0, then up to `count - 1` distinct whole steps, logarithmically spaced from 1 to `steps`."""
     require(steps >= 1, f"steps must be a positive whole number, got {steps}.")
     return np.unique(np.concatenate([[0], np.round(np.geomspace(1, steps, max(count - 1, 1))), [steps]]).astype(int))
+
+
+def together(times: np.ndarray, exact: np.ndarray, closest: float = 0.02) -> np.ndarray:
+    """All of `exact`, and those of `times` that are not within `closest` (relative) of one of them.
+
+    For a flow that is to be compared with a descent at the descent's own times, without interpolation.
+    """
+    gaps = np.abs(times[:, None] - exact[None, :]).min(axis=1)
+    return np.union1d(exact, times[gaps > closest * times])

@@ -11,11 +11,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from gradflow.observe.phases import cooccurrence_events
 from gradflow.plotting.style import BLACK, BLUE, DISCRETE, GREEN, ORANGE, PINK, RED, SKY, THEORY, panels, shade_phases, write
-from gradflow.theory import four_point
-from gradflow.theory.cooccurrence import balance_limits
+from gradflow.theory import max_margin
 
 Runs = Mapping[str, xr.Dataset]
 
@@ -25,6 +25,15 @@ _CLASSES = {
     "I3": (SKY, r"$I_3$: $\mu_2$ only"),
     "I4": (PINK, r"$I_4$: neither"),
 }
+_FIGURE_1_SCORES = {
+    (2, 1): (BLUE, "-"),
+    (1, 2): (ORANGE, "-"),
+    (3, 1): (BLUE, ":"),
+    (3, 2): (ORANGE, ":"),
+    (1, 1): (GREEN, "--"),
+    (2, 2): (PINK, "--"),
+}
+_TIME = r"time, $S_0 t$"
 _SIGNAL_COLOURS = dict(zip(("mu1", "mu2", "mu3"), (BLUE, ORANGE, RED), strict=True))
 
 
@@ -82,40 +91,67 @@ def score_changes(runs: Runs) -> Figure:
 def flow_over_descent(runs: Runs) -> Figure:
     """Gradient descent over gradient flow: outputs of the three fixed words, and the distance between the two."""
     flow, descent = runs["flow"], runs["descent"]
-    rate = float(flow["S0"])
+    clock, rate = _clock(descent), float(flow["S0"])
     t = descent["time"].values[1:]
+    shared = np.isin(t, flow["time"].values)
+    apart = np.abs(descent["G"].values[1:][shared] - flow["G"].sel(time=t[shared]).values)
     with panels(2, 1, width=6.4, height=5.4, sharex=True, height_ratios=(2, 1)) as (figure, (top, bottom)):
+        visible = _clock(flow) <= 2 * clock[-1]
         for word, (signal, colour) in enumerate(_SIGNAL_COLOURS.items()):
-            top.plot(_clock(flow), flow["G"].values[1:, word], color=colour, label=rf"$G(\mu_{signal[-1]})$")
-            trained = descent["G"].values[1:, word]
-            top.plot(rate * t, trained, color=colour, markevery=3, **DISCRETE)
-            followed = np.interp(np.log(t), np.log(flow["time"].values[1:]), flow["G"].values[1:, word])
-            bottom.plot(rate * t, np.abs(trained - followed), color=colour)
-        top.plot([], [], color="0.3", label=descent.attrs["method"].split(",")[0], **DISCRETE)
+            top.plot(_clock(flow)[visible], flow["G"].values[1:, word][visible], color=colour, label=rf"$G(\mu_{signal[-1]})$")
+            top.plot(clock, descent["G"].values[1:, word], color=colour, markevery=3, **DISCRETE)
+            bottom.plot(clock[shared], apart[:, word], color=colour)
+        top.plot([], [], color="0.3", label=descent.attrs["method"], **DISCRETE)
         top.set(xscale="log", ylabel="output of a word", title="Gradient descent (circles) over gradient flow (lines)")
-        top.set_xlim(_clock(flow)[0], 3 * rate * t[-1])
-        top.legend(ncols=2)
-        bottom.set(yscale="log", xlabel=r"time, $S_0 t$", ylabel="|descent - flow|")
+        top.set_xlim(clock[0] / 4, 2 * clock[-1])
+        top.legend(loc="upper left", bbox_to_anchor=(0, 0.95))
+        bottom.set(yscale="log", xlabel=_TIME, ylabel="|descent - flow|")
         for axes in (top, bottom):
             shade_phases(axes, cooccurrence_events(flow)["T1"].time * rate, label=axes is top)
         return figure
 
 
 def attention_maps(runs: Runs) -> Figure:
-    """Mean attention between kinds of words in the sentences of class I1: at the start, at T1 and at the end, times L."""
+    """Mean attention between kinds of words in the sentences of class I1, times L: at the start, and its change since."""
     flow = runs["flow"]
     t1 = cooccurrence_events(flow)["T1"].time
-    moments = [("start", 0), ("$T_1$", int(np.searchsorted(flow["time"].values, t1)) if np.isfinite(t1) else 0), ("end", -1)]
-    maps = [flow["attention"].sel(sentence_class="I1").values[at] * flow.attrs["L"] - 1 for _, at in moments]
-    largest = max(np.nanmax(np.abs(each)) for each in maps)
+    at_t1 = min(int(np.searchsorted(flow["time"].values, t1)), flow.sizes["time"] - 1)
+    p = flow["attention"].sel(sentence_class="I1").values * flow.attrs["L"]
+    maps = {r"start, $L\,p - 1$": p[0] - 1, "change until $T_1$": p[at_t1] - p[0], "change until the end": p[-1] - p[0]}
+    scale_of_change = max(np.nanmax(np.abs(p[-1] - p[0])), np.nanmax(np.abs(p[at_t1] - p[0])))
+    scales = (np.nanmax(np.abs(p[0] - 1)), scale_of_change, scale_of_change)
     names = [r"$\mu_1$", r"$\mu_2$", r"$\mu_3$", "random"]
-    with panels(1, 3, width=8.4, height=3.1, sharey=True) as (figure, axes):
-        for ax, (name, _), each in zip(axes, moments, maps, strict=True):
-            image = ax.imshow(each, cmap="RdBu_r", vmin=-largest, vmax=largest)
-            ax.set(title=name, xticks=range(4), xticklabels=names, xlabel="query word", yticks=range(4), yticklabels=names)
+    with panels(1, 3, width=9.4, height=2.9) as (figure, axes):
+        for ax, (title, each), scale in zip(axes, maps.items(), scales, strict=True):
+            image = ax.imshow(each, cmap="RdBu_r", vmin=-scale, vmax=scale)
+            ax.set(title=title, xticks=range(4), xticklabels=names, xlabel="query word", yticks=range(4), yticklabels=names)
             ax.grid(False)
+            bar = figure.colorbar(image, ax=ax, shrink=0.9)
+            bar.formatter.set_powerlimits((-2, 2))
         axes[0].set_ylabel("key word")
-        figure.colorbar(image, ax=axes, label=r"$L\,p - 1$", shrink=0.85)
+        return figure
+
+
+def figure_1(runs: Runs) -> Figure:
+    """Figure 1 of the paper, from gradient descent as in its Appendix A: (a) attention scores, (b) training loss by class."""
+    descent = runs["descent"]
+    learning_rate = descent.attrs["learning_rate"]
+    epoch = descent["time"].values / learning_rate
+    t1 = cooccurrence_events(descent)["T1"].time / learning_rate
+    with panels(1, 2, width=9.6, height=3.9) as (figure, (left, right)):
+        for (key, query), (colour, style) in _FIGURE_1_SCORES.items():
+            left.plot(epoch, descent["A"].values[:, key - 1, query - 1], color=colour, linestyle=style, label=rf"$\mu_{key}^\top W_K^\top W_Q\,\mu_{query}$")
+        right.plot(epoch, descent["loss"], color=BLACK, linewidth=2.2, label="all samples")
+        for name, (colour, label) in _CLASSES.items():
+            right.plot(epoch, descent["loss_by_class"].sel(sentence_class=name), color=colour, label=label)
+        left.set(ylabel="score", title="(a) attention scores")
+        right.set(ylabel="training loss", title="(b) training loss")
+        for axes in (left, right):
+            axes.set(xlabel="epoch of gradient descent", xscale="symlog", xlim=(0, epoch[-1]))
+            axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
+            shade_phases(axes, t1)
+        left.legend(loc="center left", bbox_to_anchor=(0, 0.5))
+        right.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
         return figure
 
 
@@ -137,39 +173,50 @@ def _clock(run: xr.Dataset) -> np.ndarray:
 
 def _loss_by_class(axes: Axes, runs: Runs) -> None:
     flow = runs["flow"]
-    axes.plot(_clock(flow), flow["loss"].values[1:], color=BLACK, linewidth=2.2, label="all samples")
-    for name, (colour, label) in _CLASSES.items():
-        axes.plot(_clock(flow), flow["loss_by_class"].sel(sentence_class=name).values[1:], color=colour, label=label)
-    if "infinite_width" in runs:
-        limit = runs["infinite_width"]
-        for name in _CLASSES:
-            axes.plot(_clock(limit), limit["loss_by_class"].sel(sentence_class=name).values[1:], **THEORY)
-        axes.plot([], [], label=r"infinite width", **THEORY)
-    if "descent" in runs:
-        descent = runs["descent"]
-        for name, (colour, _) in _CLASSES.items():
-            axes.plot(_clock(descent), descent["loss_by_class"].sel(sentence_class=name).values[1:], color=colour, markevery=6, **DISCRETE)
-        axes.plot([], [], color="0.3", label="gradient descent", **DISCRETE)
-    axes.set(xscale="log", yscale="log", xlabel=r"time, $S_0 t$", ylabel="loss")
+    t1 = cooccurrence_events(flow)["T1"].time * float(flow["S0"])
+    _loss_lines(axes, runs)
+    axes.set(xscale="log", yscale="log", xlabel=_TIME, ylabel="loss", ylim=(1e-10, 3))
+    axes.set_ylim(bottom=max(1e-10, 0.5 * float(flow["loss_by_class"][-1].min())))
     axes.set_xlim(_clock(flow)[[0, -1]])
     axes.legend(loc="lower left")
-    shade_phases(axes, cooccurrence_events(flow)["T1"].time * float(flow["S0"]))
+    shade_phases(axes, t1)
+    if t1 < _clock(flow)[-1] / 1e5:
+        zoom = axes.inset_axes((0.64, 0.5, 0.34, 0.42))
+        _loss_lines(zoom, runs)
+        zoom.set(xlim=(0, 2 * t1), ylim=(0, 1.1 * float(flow["loss_by_class"].max())))
+        zoom.tick_params(labelsize=7)
+        zoom.set_title("Phase 1, linear axes", fontsize=8)
+        shade_phases(zoom, t1, label=False)
+
+
+def _loss_lines(axes: Axes, runs: Runs) -> None:
+    flow = runs["flow"]
+    axes.plot(_clock(flow), flow["loss"].values[1:], color=BLACK, linewidth=2.2, label="all samples")
+    for name, (colour, label) in _CLASSES.items():
+        of_class = {run: each["loss_by_class"].sel(sentence_class=name).values[1:] for run, each in runs.items()}
+        axes.plot(_clock(flow), of_class["flow"], color=colour, label=label)
+        if "infinite_width" in runs:
+            axes.plot(_clock(runs["infinite_width"]), of_class["infinite_width"], **THEORY)
+        if "descent" in runs:
+            axes.plot(_clock(runs["descent"]), of_class["descent"], color=colour, markevery=6, **DISCRETE)
+    if "infinite_width" in runs:
+        axes.plot([], [], label="infinite width", **THEORY)
+    if "descent" in runs:
+        axes.plot([], [], color="0.3", label="gradient descent", **DISCRETE)
 
 
 def _balance(axes: Axes, runs: Runs) -> None:
     flow = runs["flow"]
     curves = {"R": (BLUE, r"$R = (s_2+s_3+s_4-s_1)/(s_1-s_2)$"), "s1_over_s2": (GREEN, r"$s_1/s_2$"), "s2_over_s3": (RED, r"$s_2/s_3$")}
-    limits = (four_point.LIMIT_R, 7 / 5, 1.0)
-    if flow.attrs["random_words"] == "unique":
-        unique = balance_limits(flow.attrs["n"], flow.attrs["L"])
-        limits = (unique.R, unique.s1_over_s2, 1.0)
-    for (name, (colour, label)), limit in zip(curves.items(), limits, strict=True):
+    limits = max_margin.limits(flow["tokens"].values, flow["label"].values, flow["class"].values, flow.attrs["d"])
+    for name, (colour, label) in curves.items():
+        limit = getattr(limits, name)
         axes.plot(_clock(flow), flow[name].values[1:], color=colour, label=label)
         axes.axhline(limit, **THEORY)
         axes.annotate(f"{limit:.4g}", (1, limit), xycoords=("axes fraction", "data"), ha="left", va="center", fontsize=8)
-    axes.set(xscale="log", xlabel=r"time, $S_0 t$", ylabel="ratio", ylim=(-0.6, 3.3))
+    axes.set(xscale="log", xlabel=_TIME, ylabel="ratio", ylim=(-0.6, 3.3))
     axes.set_xlim(_clock(flow)[[0, -1]])
-    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 0.9))
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.92))
     shade_phases(axes, cooccurrence_events(flow)["T1"].time * float(flow["S0"]))
 
 
@@ -183,7 +230,7 @@ def _score_lines(axes: Axes, flow: xr.Dataset, *, change: bool) -> None:
     if change:
         envelope = flow["change_A_random"].values[1:]
         axes.fill_between(_clock(flow), -envelope, envelope, color="0.8", alpha=0.6, linewidth=0, label="any random word")
-    axes.set(xscale="log", xlabel=r"time, $S_0 t$", ylabel="change of score" if change else "score")
+    axes.set(xscale="log", xlabel=_TIME, ylabel="change of score" if change else "score")
     axes.set_xlim(_clock(flow)[[0, -1]])
     figure = axes.figure
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")

@@ -1,7 +1,7 @@
 """What theory says of training on the word co-occurrence task, and the claims that hold a run to it.
 
-Sources: the theorems and lemmas of Yang, Kailkhura, Wang, Liang (2024), arXiv 2410.09605, and the sharp late-time limits for
-unique random words (`balance_limits`), whose four-point version is in `theory.four_point`.
+Sources: the theorems and lemmas of Yang, Kailkhura, Wang, Liang (2024), arXiv 2410.09605, and two sharp predictions: the
+late-time limits of `theory.max_margin` and the leading-order flow of `theory.four_point`.
 
 The theorems speak of orders, Omega(1), O(1), Theta(1), and leave their constants and logarithms open. A claim on a run
 needs numbers for them; they are the same for every claim and every run:
@@ -14,13 +14,12 @@ needs numbers for them; they are the same for every claim and every run:
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from gradflow.observe.phases import Event, cooccurrence_events, lemma_4_3_constant
-from gradflow.theory import four_point
+from gradflow.theory import four_point, max_margin
 from gradflow.theory.claims import Claim, at_least, at_most, near
 
 OMEGA_ONE, ORDER_ONE, SAME_ORDER = 0.1, 30.0, 10.0
@@ -29,23 +28,8 @@ _ORDER = "O(1) is read as <= 30"
 _FACTOR = "the same order is read as a factor of 10"
 _ALWAYS = "the share of save points in Phase 2; the theorem says always"
 
-# From here on (in S0 t) the sharp late-time limits are compared; their corrections fall like 1 / log t.
+# From this readout clock on, the late-time limits are compared.
 LATE = 1e7
-
-
-class BalanceLimits(NamedTuple):
-    """Late-time limits of a flow on unique random words (they are memorised, which shifts the four-point limits)."""
-
-    R: float
-    s1_over_s2: float
-    loss_times_clock: float
-
-
-def balance_limits(n: int, L: int) -> BalanceLimits:
-    """R* = (3n - 2L) / (2n + 4L - 6); rho = s1/s2 = (2 + R) / (1 + R); L S t -> (rho + 2) / ((R - 1)/(1 + R) + 6 (L - 2)/n)."""
-    R = (3 * n - 2 * L) / (2 * n + 4 * L - 6)
-    rho = (2 + R) / (1 + R)
-    return BalanceLimits(R, rho, (rho + 2) / ((R - 1) / (1 + R) + 6 * (L - 2) / n))
 
 
 def readout_clock(run: xr.Dataset) -> np.ndarray:
@@ -187,25 +171,22 @@ def _balance(v: _View) -> list[Claim]:
 
 
 def _sharp(v: _View) -> list[Claim]:
-    limits = balance_limits(v.n, v.L)
-    tau = readout_clock(v.run)
-    loss = v.run["loss"].values
-    last = {name: float(v.run[name][-1]) for name in ("R", "s1_over_s2", "s2_over_s3")}
-    direction = v.run["G"].values[-1, :3]
-    w = four_point.MAX_MARGIN_DIRECTION
-    cosine = float(direction @ w / np.linalg.norm(direction) / np.linalg.norm(w))
-    one_signal = v.run["loss_by_class"].sel(sentence_class=["I2", "I3"]).mean("sentence_class").values
-    unique_and_late = v.run.attrs["random_words"] == "unique" and tau[-1] >= LATE
-    noise = f"the start is not G = 0 but gives |F| up to {v.largest_initial_output:.2g}, which moves a logistic loss by half of that"
-    limit, early = "late-time limit for unique random words", "leading order, from G = 0"
+    run = v.run
+    limit = max_margin.limits(run["tokens"].values, run["label"].values, run["class"].values, run.attrs["d"])
+    tau, loss, G = readout_clock(run), run["loss"].values, run["G"].values[-1]
+    late = tau[-1] >= LATE
+    cosine = float(G @ limit.direction / np.linalg.norm(G) / np.linalg.norm(limit.direction))
+    one_signal = run["loss_by_class"].sel(sentence_class=["I2", "I3"]).mean("sentence_class").values
+    product = limit.loss_times_clock
+    S0, F0 = float(run["S0"]), v.largest_initial_output
+    log, margin, early = "corrections fall like 1/log t", "max-margin limit", "four-point flow"
+    noise = f"the start is not G = 0 but gives |F| up to {F0:.2g}, which moves a logistic loss by half of that"
     return [
-        near("R -> (3n - 2L)/(2n + 4L - 6)", limit, limits.R, last["R"], 0.005, "corrections fall like 1/log t", unique_and_late),
-        near("s1/s2 -> (2 + R*)/(1 + R*)", limit, limits.s1_over_s2, last["s1_over_s2"], 0.005, "corrections fall like 1/log t", unique_and_late),
-        near("s2/s3 -> 1", limit, 1.0, last["s2_over_s3"], 0.005, "corrections fall like 1/log t", unique_and_late),
-        near("L S0 t -> (rho + 2)/kappa", limit, limits.loss_times_clock, float(loss[-1] * v.run["S0"] * v.t[-1]), 0.05 * limits.loss_times_clock, "5 %: the readout's rate grows at finite width", unique_and_late),
-        near("L tau -> (rho + 2)/kappa, tau the readout's own clock", limit, limits.loss_times_clock, float(loss[-1] * tau[-1]), 0.01 * limits.loss_times_clock, "1 %: corrections fall like 1/log t", unique_and_late),
-        near("one-signal losses peak at 0.80257", early, four_point.ONE_SIGNAL_PEAK_LOSS, float(one_signal.max()), v.largest_initial_output / 2, noise),
-        near("... at S0 t = 3.5647", early, four_point.ONE_SIGNAL_PEAK_TAU, float(v.events["one-signal peak"].time * v.run["S0"]), 0.5 * four_point.ONE_SIGNAL_PEAK_TAU, "a factor, since the start is random"),
-        near("every sample is right from S0 t = 12.979", early, four_point.ALL_RIGHT_TAU, float(v.t1 * v.run["S0"]), 0.5 * four_point.ALL_RIGHT_TAU, "a factor, since the start is random"),
-        at_least("cosine of (G1, G2, G3) with (2, 2, -3)", "max-margin direction", "-> 1", cosine, 0.99, "an angle of 8 degrees; the limit is exact for n -> infinity only", tau[-1] >= LATE),
+        *(near(f"{name} at the end", margin, getattr(limit, field), float(run[field][-1]), 0.005, log, late) for name, field in (("R", "R"), ("s1/s2", "s1_over_s2"), ("s2/s3", "s2_over_s3"))),
+        near("L S0 t at the end", margin, product, float(loss[-1] * S0 * v.t[-1]), 0.05 * product, "5 %: the readout's rate grows at finite width", late),
+        near("L tau at the end, tau the readout's own clock", margin, product, float(loss[-1] * tau[-1]), 0.01 * product, f"1 %: {log}", late),
+        at_least("cosine of G with the max-margin direction", margin, "-> 1", cosine, 0.99, "an angle of 8 degrees, which falls like 1/log t", late),
+        near("one-signal losses peak at 0.80257", early, four_point.ONE_SIGNAL_PEAK_LOSS, float(one_signal.max()), F0 / 2, noise),
+        near("... at S0 t = 3.5647", early, four_point.ONE_SIGNAL_PEAK_TAU, v.events["one-signal peak"].time * S0, 0.5 * four_point.ONE_SIGNAL_PEAK_TAU, "half of it: the start is random"),
+        near("every sample is right from S0 t = 12.979", early, four_point.ALL_RIGHT_TAU, v.t1 * S0, 0.5 * four_point.ALL_RIGHT_TAU, "half of it: the start is random"),
     ]  # fmt: skip
