@@ -18,8 +18,11 @@ def enable_x64() -> None:
 def enable_compilation_cache() -> Path:
     """Keep compiled programs on disk, so that a second run of a script skips compiling. Returns the folder.
 
-    The folder is `$GRADFLOW_CACHE`, or `gradflow/` below `$XDG_CACHE_HOME` (`~/.cache` where that is not set).
+    The folder is `$GRADFLOW_CACHE`, or `gradflow/` below `$XDG_CACHE_HOME` (`~/.cache` where that is not set). Call this before
+    anything that imports equinox: its run-time checks call back into Python, and JAX does not store programs that do. Here
+    they turn a failed check into NaN instead, which every solve looks for anyway.
     """
+    os.environ.setdefault("EQX_ON_ERROR", "nan")
     import jax
 
     user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -4,13 +4,23 @@ import argparse
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from gradflow.errors import InputError, require
+from gradflow.precision import enable_compilation_cache, enable_x64
 
 Config = TypeVar("Config")
+
+
+def launch(run: Callable[[Config], None], presets: Mapping[str, Config], description: str) -> None:
+    """Run a script: read its flags, prepare JAX, and end with one line and exit code 2 on bad input."""
+    with one_line_errors():
+        config = parse(presets, description)
+        enable_x64()
+        enable_compilation_cache()
+        run(config)
 
 
 def parse(presets: Mapping[str, Config], description: str, arguments: Sequence[str] | None = None) -> Config:
@@ -32,7 +42,9 @@ def parse(presets: Mapping[str, Config], description: str, arguments: Sequence[s
         default = _from_file(type(default), chosen.config)
     names = ", ".join(f"`{name}`" for name in presets)
     footer = f"Defaults shown are those of --preset {chosen.preset} (there are {names}); --config FILE takes those of an earlier run's config.json."
-    return tyro.cli(type(default), default=default, args=rest, description=f"{description}\n\n{footer}")
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    prog = f"python -m {module.name}" if module else None
+    return tyro.cli(type(default), prog=prog, default=default, args=rest, description=f"{description}\n\n{footer}")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from gradflow.errors import InputError
-from gradflow.scripts import one_line_errors, parse
+from gradflow.scripts import launch
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,6 @@ def run(config: Config) -> None:
     from gradflow.theory import conservation
     from gradflow.theory.cooccurrence import claims
 
-    gradflow.enable_x64()
-    gradflow.enable_compilation_cache()
     solver_of(config.method)
     require(config.steps >= 0, f"steps must be >= 0, got {config.steps}.")
     require(config.end is not None or config.steps > 0, "Without descent (steps = 0), say where the flow ends: --end.")
@@ -152,10 +150,5 @@ def run(config: Config) -> None:
     print(f"\n{ledger.table(held)}\n\n{ledger.summary(held)}\nIn {folder}: trajectories (*.nc), claims.json, {', '.join(path.name for path in pictures)}")
 
 
-def main() -> None:
-    with one_line_errors():
-        run(parse(PRESETS, __doc__))
-
-
 if __name__ == "__main__":
-    main()
+    launch(run, PRESETS, __doc__)

@@ -21,7 +21,7 @@ class Watch(eqx.Module):
     @classmethod
     def begin(cls, loss: Callable, save: Callable | None, invariants: Callable | None, state: PyTree, data: tuple) -> "Watch":
         """Watch a run that starts at `state`."""
-        return cls(loss, save, invariants, eqx.filter_jit(invariants)(state, *data) if invariants else {})
+        return as_arrays(cls(loss, save, invariants, eqx.filter_jit(invariants)(state, *data) if invariants else {}))
 
     def __call__(self, state: PyTree, dissipated: Float[Array, ""], *data: PyTree) -> Saved:
         now = self.invariants(state, *data) if self.invariants else {}

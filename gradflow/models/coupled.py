@@ -138,7 +138,7 @@ def infinite_width_start(
     sigma1 = scales[1] if sigma1 is None else sigma1
     gram = sigma0**2 * m * jnp.eye(d)
     return Coupled(
-        G=jnp.zeros(d), S=jnp.array(sigma1**2 * m * m1), Gamma_V=gram, A=jnp.zeros((d, d)), Gamma_K=gram, Gamma_Q=gram
+        G=jnp.zeros(d), S=jnp.array(sigma1**2 * m * m1, float), Gamma_V=gram, A=jnp.zeros((d, d)), Gamma_K=gram, Gamma_Q=gram
     )
 
 
