@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import nnls
 
+from gradflow.errors import require
+
 
 class Limits(NamedTuple):
     """Late-time limits of R, s1/s2, s2/s3, of loss times readout clock, and (where it is known) the direction of G."""
@@ -46,7 +48,13 @@ def limits(tokens: Int[np.ndarray, "n L"], label: Float[np.ndarray, " n"], word_
 
 
 def unique_words_limits(n: int, L: int) -> Limits:
-    """R* = (3n - 2L) / (2n + 4L - 6); rho = s1/s2 = (2 + R)/(1 + R); L tau -> (rho + 2) / ((R - 1)/(1 + R) + 6 (L - 2)/n)."""
+    """R* = (3n - 2L) / (2n + 4L - 6); rho = s1/s2 = (2 + R)/(1 + R); L tau -> (rho + 2)/kappa, kappa = (R - 1)/(1 + R) + 6 (L - 2)/n.
+
+    True while class I4 (neither signal) is right with room to spare: its margin -w3 = (2 - rho)/kappa must be at least 1, that is
+    n >= 6 (L - 2) (1 + R), about 15 (L - 2). Raises `InputError` for fewer samples; `limits` has no such bound.
+    """
     R = (3 * n - 2 * L) / (2 * n + 4 * L - 6)
     rho = (2 + R) / (1 + R)
-    return Limits(R, rho, 1.0, (rho + 2) / ((R - 1) / (1 + R) + 6 * (L - 2) / n))
+    kappa = (R - 1) / (1 + R) + 6 * (L - 2) / n
+    require(kappa <= 2 - rho, f"n = {n} samples are too few for the closed form at L = {L} (about 15 (L - 2) suffice); use limits().")
+    return Limits(R, rho, 1.0, (rho + 2) / kappa)

@@ -1,0 +1,59 @@
+"""Late-time limits: the numerical solution for any training set against closed forms, a general solver and the flow."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from gradflow.errors import InputError
+from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
+from gradflow.theory import four_point, max_margin
+
+
+def _set(n, L, d=None, random_words="unique", seed=0):
+    d = least_vocabulary(n, L) if d is None else d
+    batch = CoOccurrence(n, L, d, random_words).sample(jax.random.key(seed))
+    return tuple(np.asarray(leaf) for leaf in batch), d
+
+
+@pytest.mark.parametrize(("n", "L"), [(18, 3), (30, 4), (60, 5), (90, 7), (180, 13)])
+def test_unique_random_words_give_the_closed_form(n, L):
+    (tokens, label, word_class), d = _set(n, L)
+    found = max_margin.limits(tokens, label, word_class, d)
+    closed = max_margin.unique_words_limits(n, L)
+    np.testing.assert_allclose(found[:4], closed[:4], rtol=1e-9)
+
+
+def test_the_closed_form_at_n_60_L_5_has_the_quoted_digits():
+    np.testing.assert_allclose(max_margin.unique_words_limits(60, 5)[:4], [1.2687, 1.4408, 1.0, 8.223], atol=5e-4)
+
+
+def test_for_many_samples_the_limits_tend_to_those_of_the_four_point_flow():
+    far = max_margin.unique_words_limits(6 * 10**9, 5)
+    np.testing.assert_allclose(far[:4], [four_point.LIMIT_R, 7 / 5, 1, four_point.LIMIT_LOSS_TIMES_TAU], rtol=1e-7)
+
+
+@pytest.mark.parametrize(("n", "L"), [(30, 5), (120, 13)])
+def test_the_closed_form_is_refused_exactly_where_class_I4_becomes_tight(n, L):
+    (tokens, label, word_class), d = _set(n, L)
+    found = max_margin.limits(tokens, label, word_class, d)
+    counts = np.stack([np.bincount(words, minlength=d) for words in tokens[word_class == 3]])
+    np.testing.assert_allclose(-counts @ found.direction, 1, atol=1e-9)  # the margins of I4 are tight
+    assert (counts[:, 3:] @ found.direction[3:] < -0.01).all()  # and pull at its random words
+    with pytest.raises(InputError, match="too few"):
+        max_margin.unique_words_limits(n, L)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_iid_random_words_agree_with_a_general_solver_and_satisfy_optimality(seed):
+    (tokens, label, word_class), d = _set(30, 4, d=12, random_words="iid", seed=seed)
+    found = max_margin.limits(tokens, label, word_class, d)
+    counts = np.stack([np.bincount(words, minlength=d) for words in tokens])
+    margins = label * (counts @ found.direction)
+    assert margins.min() > 1 - 1e-9  # feasible
+    general = minimize(
+        lambda w: w @ w, found.direction + 0.1, jac=lambda w: 2 * w, method="SLSQP",
+        constraints={"type": "ineq", "fun": lambda w: label * (counts @ w) - 1, "jac": lambda w: label[:, None] * counts},
+        options={"ftol": 1e-13, "maxiter": 500},
+    )  # fmt: skip
+    assert found.loss_times_clock == pytest.approx(general.fun, rel=1e-6)
