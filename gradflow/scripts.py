@@ -49,12 +49,15 @@ def parse(presets: Mapping[str, Config], description: str, arguments: Sequence[s
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with one line and exit code 2 on input that cannot be used."""
+    """End the process with one line: exit code 2 on input that cannot be used, 130 on Ctrl-C."""
     try:
         yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _from_file(kind: type[Config], path: Path) -> Config:

@@ -90,6 +90,7 @@ def run(config: Config) -> None:
 
     solver_of(config.method)
     require(config.steps >= 0, f"steps must be >= 0, got {config.steps}.")
+    require(config.learning_rate is None or config.learning_rate > 0, f"learning_rate must be positive, got {config.learning_rate}.")
     require(config.end is not None or config.steps > 0, "Without descent (steps = 0), say where the flow ends: --end.")
 
     d = least_vocabulary(config.n, config.L) if config.d is None else config.d

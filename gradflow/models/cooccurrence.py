@@ -49,6 +49,8 @@ def paper_scales(m: int, m1: int, L: int) -> tuple[float, float]:
 
 def entry_scales(initialisation: Initialisation, *, m: int, m1: int, d: int, L: int) -> tuple[float, float]:
     """Standard deviations (sigma0, sigma1) of the entries of W_Q, W_K, W_V (fan-in d) and of W (fan-in m)."""
+    for name, size in (("m", m), ("m1", m1), ("d", d), ("L", L)):
+        require(size > 0, f"{name} must be positive, got {size}.")
     known = ", ".join(Initialisation.__args__)
     require(initialisation in Initialisation.__args__, f"Unknown initialisation {initialisation!r}; known are {known}.")
     if initialisation == "paper":
@@ -74,8 +76,6 @@ def init(
     U(+-sqrt(6 / fan_in)) (He et al. 2015); `torch_linear`: U(+-1 / sqrt(fan_in)), what PyTorch gives an `nn.Linear`.
     fan_in is d for W_Q, W_K, W_V and m for W. `sigma0` and `sigma1`, where given, replace the standard deviations.
     """
-    for name, size in (("m", m), ("m1", m1), ("d", d), ("L", L)):
-        require(size > 0, f"{name} must be positive, got {size}.")
     scales = entry_scales(initialisation, m=m, m1=m1, d=d, L=L)
     sigma0 = scales[0] if sigma0 is None else sigma0
     sigma1 = scales[1] if sigma1 is None else sigma1

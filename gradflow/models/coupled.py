@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gradflow.errors import require
-from gradflow.models.cooccurrence import Weights, logistic, paper_scales, word_outputs
+from gradflow.models.cooccurrence import Weights, entry_scales, logistic, word_outputs
 from gradflow.tasks.cooccurrence import Batch
 
 
@@ -108,9 +108,7 @@ def draw(
     A rotation of the m channels changes nothing, so [W_K W_Q] may be replaced by the triangular factor of Bartlett's
     decomposition (1933), and W_V by its form in which u points along the first channel. Scales as in `models.cooccurrence.init`.
     """
-    for name, size in (("m", m), ("m1", m1), ("d", d), ("L", L)):
-        require(size > 0, f"{name} must be positive, got {size}.")
-    scales = paper_scales(m, m1, L)
+    scales = entry_scales("paper", m=m, m1=m1, d=d, L=L)
     sigma0 = scales[0] if sigma0 is None else sigma0
     sigma1 = scales[1] if sigma1 is None else sigma1
     key_S, key_row, key_V, key_KQ = jax.random.split(key, 4)
@@ -133,7 +131,7 @@ def infinite_width_start(
     *, m: int, m1: int, d: int, L: int, sigma0: float | None = None, sigma1: float | None = None
 ) -> Coupled:
     """The mean of `draw`, to which it concentrates as m grows: orthogonal columns, no output, uniform attention."""
-    scales = paper_scales(m, m1, L)
+    scales = entry_scales("paper", m=m, m1=m1, d=d, L=L)
     sigma0 = scales[0] if sigma0 is None else sigma0
     sigma1 = scales[1] if sigma1 is None else sigma1
     gram = sigma0**2 * m * jnp.eye(d)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
+from scipy.special import expit
 
 from gradflow.dynamics.trajectory import Trajectory
 from gradflow.models import coupled
@@ -116,20 +117,24 @@ def dataset(trajectory: Trajectory, batch: Batch, initial: Coupled, width: Width
     Everything is dimensionless, time in units of 1 / (loss gradient). `attributes` become global attributes.
     """
     seen = trajectory.states
-    g_i = 1 / (1 + np.exp(seen["margin"]))
+    g_i = expit(-seen["margin"])
     in_class = np.asarray(batch.word_class)[:, None] == np.arange(4)
     s = g_i @ in_class
     loss_i = np.logaddexp(0, -seen["margin"])
-    extremes = [(g_i[:, members].max(axis=1), g_i[:, members].min(axis=1)) for members in in_class.T]
+    with np.errstate(divide="ignore", invalid="ignore"):  # s1 = s2, or gradients that underflow: inf and NaN say so
+        spread = np.stack([g_i[:, members].max(axis=1) / g_i[:, members].min(axis=1) for members in in_class.T], axis=1)
+        ratios = {
+            "R": ((s[:, 1] + s[:, 2] + s[:, 3] - s[:, 0]) / (s[:, 0] - s[:, 1]), "(s2 + s3 + s4 - s1) / (s1 - s2)"),
+            "s1_over_s2": (s[:, 0] / s[:, 1], "s1 / s2"),
+            "s2_over_s3": (s[:, 1] / s[:, 2], "s2 / s3"),
+        }
     variables = {name: (dims, seen[name], long_name) for name, (dims, long_name) in _LONG_NAMES.items()} | {
         "loss": (("time",), trajectory.loss, "training loss (Eq. 2)"),
         "energy_residual": (("time",), trajectory.energy_residual, "L(0) - L(t) - int |grad L|^2 dt"),
         "loss_by_class": (("time", "sentence_class"), loss_i @ in_class / in_class.sum(0), "mean loss of a class"),
         "gradient_by_class": (("time", "sentence_class"), s, "s_k = sum over class k of g_i = 1 / (1 + exp(y_i F_i))"),
-        "gradient_spread": (("time", "sentence_class"), np.stack([a / b for a, b in extremes], 1), "largest over smallest g_i within a class"),
-        "R": (("time",), (s[:, 1] + s[:, 2] + s[:, 3] - s[:, 0]) / (s[:, 0] - s[:, 1]), "(s2 + s3 + s4 - s1) / (s1 - s2)"),
-        "s1_over_s2": (("time",), s[:, 0] / s[:, 1], "s1 / s2"),
-        "s2_over_s3": (("time",), s[:, 1] / s[:, 2], "s2 / s3"),
+        "gradient_spread": (("time", "sentence_class"), spread, "largest over smallest g_i within a class"),
+        **{name: (("time",), values, formula) for name, (values, formula) in ratios.items()},
         "tokens": (("sample", "position"), batch.tokens, "word at each position"),
         "label": (("sample",), batch.label, "y_i"),
         "class": (("sample",), batch.word_class, "0..3 for I1..I4"),

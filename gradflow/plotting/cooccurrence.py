@@ -105,7 +105,7 @@ def flow_over_descent(runs: Runs) -> Figure:
         top.set(xscale="log", ylabel="output of a word", title="Gradient descent (circles) over gradient flow (lines)")
         top.set_xlim(clock[0] / 4, 2 * clock[-1])
         top.legend(loc="upper left", bbox_to_anchor=(0, 0.95))
-        bottom.set(yscale="log", xlabel=_TIME, ylabel="|descent - flow|")
+        bottom.set(yscale="log" if (apart > 0).any() else "linear", xlabel=_TIME, ylabel="|descent - flow|")
         for axes in (top, bottom):
             shade_phases(axes, cooccurrence_events(flow)["T1"].time * rate, label=axes is top)
         return figure

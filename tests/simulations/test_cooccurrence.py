@@ -1,0 +1,144 @@
+"""The main simulation from flags to files: what it leaves behind, that it repeats itself, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import simulations
+from gradflow import store
+from gradflow.errors import InputError
+from simulations.cooccurrence import PRESETS, run
+
+ROOT = Path(simulations.__file__).parents[1]
+TINY = dataclasses.replace(PRESETS["small"], n=6, L=3, m=16, m1=4, end=200.0, save_points=49, steps=30, held_out=20)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    run(dataclasses.replace(TINY, out=out))
+    return out
+
+
+def test_a_run_leaves_its_configuration_trajectories_claims_and_pictures(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.json", "claims.json", "trajectory.nc", "coupled.nc", "infinite_width.nc", "descent.nc"} <= names
+    pictures = [path for path in finished.iterdir() if path.suffix == ".png"]
+    assert len(pictures) == 7 and all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+    claims = json.loads((finished / "claims.json").read_text())
+    assert all(set(claim) == {"name", "source", "predicted", "measured", "tolerance", "holds"} for claim in claims)
+    assert len(claims) > 40
+
+
+def test_the_trajectory_holds_all_that_a_check_from_outside_needs(finished):
+    stored = store.load(finished)
+    for name, dims in {
+        "tokens": ("sample", "position"), "label": ("sample",), "class": ("sample",), "G0": ("word",), "S0": (),
+        "Gamma_V0": ("word", "other_word"), "A0": ("key_word", "query_word"), "Gamma_K0": ("word", "other_word"),
+        "Gamma_Q0": ("word", "other_word"), "G": ("time", "word"), "S": ("time",), "A": ("time", "key_signal", "query_signal"),
+        "loss": ("time",), "loss_by_class": ("time", "sentence_class"), "gradient_by_class": ("time", "sentence_class"),
+        "R": ("time",), "drift_C1": ("time",), "drift_C2": ("time",), "drift_K1": ("time",),
+    }.items():  # fmt: skip
+        assert stored[name].dims == dims, name
+    assert stored.attrs["m"] == 16 and stored.attrs["m1"] == 4
+    assert sorted(stored["class"].values.tolist()) == [0, 0, 0, 1, 2, 3]
+    np.testing.assert_allclose(stored["G"][0], stored["G0"], rtol=1e-12)  # rounding: one is compiled
+
+
+def test_the_two_routes_and_the_discrete_training_agree(finished):
+    flow, reduced, trained = (store.load(finished, name) for name in ("trajectory", "coupled", "descent"))
+    np.testing.assert_allclose(flow["G"], reduced["G"], atol=1e-4)  # rtol = 1e-6 over some fifty steps
+    shared = trained["time"].values
+    assert np.isin(shared, flow["time"].values).all()  # compared without interpolation
+    apart = abs(trained["G"].values - flow["G"].sel(time=shared).values).max()
+    assert 0 < apart < 0.1  # learning_rate * sharpness = 0.2: close, and not the same thing
+
+
+def test_the_stored_configuration_gives_the_same_numbers_again(finished, tmp_path):
+    stored = store.load_config(finished / "config.json")
+    again = type(TINY)(**{**stored, "out": tmp_path / "again"})
+    run(again)
+    for name in ("trajectory", "descent"):
+        first, second = store.load(finished, name), store.load(tmp_path / "again", name)
+        for variable in ("G", "A", "loss", "tokens"):
+            np.testing.assert_array_equal(first[variable], second[variable])
+
+
+def test_a_folder_that_holds_a_run_is_refused(finished):
+    with pytest.raises(InputError, match="holds another run"):
+        run(dataclasses.replace(TINY, out=finished))
+    assert store.load(finished).sizes["time"] > 49
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 7}, "multiple of 6"),
+        ({"n": 0}, "multiple of 6"),
+        ({"n": -6}, "multiple of 6"),
+        ({"L": 2}, "at least 3"),
+        ({"d": 6}, r"d >= 7 suffices"),
+        ({"random_words": "same"}, "'unique' or 'iid'"),
+        ({"m": 0}, "m must be positive"),
+        ({"m1": -3}, "m1 must be positive"),
+        ({"sigma1": 0.0}, "sigma1 > 0"),
+        ({"initialisation": "zeros"}, "known are paper, kaiming_normal"),
+        ({"method": "euler"}, "known are tsit5, dopri8"),
+        ({"rtol": 1e-17}, "rtol must be at least"),
+        ({"rtol": -1.0}, "rtol must be at least"),
+        ({"end": 0.0}, "t_end must be a positive time"),
+        ({"end": -3.0}, "t_end must be a positive time"),
+        ({"save_points": 1}, "At least three"),
+        ({"steps": -1}, "steps must be >= 0"),
+        ({"steps": 0, "end": None}, "--end"),
+        ({"learning_rate": -0.1}, "learning_rate must be positive"),
+        ({"held_out": 0}, "at least one"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(change, message, tmp_path):
+    with pytest.raises(InputError, match=message) as caught:
+        run(dataclasses.replace(TINY, out=tmp_path / "run", **change))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.nc"))
+
+
+def test_a_learning_rate_that_diverges_says_at_which_step_and_keeps_what_was_done(tmp_path):
+    with pytest.raises(InputError, match=r"descent diverged at step \d+ .* smaller learning_rate") as caught:
+        run(dataclasses.replace(TINY, out=tmp_path, learning_rate=1e3, steps=500, end=50.0))
+    assert "\n" not in str(caught.value)
+    kept = store.load(tmp_path, "descent")
+    assert 0 < kept.sizes["time"] < 100 and np.isfinite(kept["loss"]).all()
+    assert store.load(tmp_path).attrs["status"] == "complete"  # the flow before it is there too
+
+
+def _command(*flags):
+    tiny = [f"--{name.replace('_', '-')}={getattr(TINY, name)}" for name in ("n", "L", "m", "m1", "end", "save_points", "held_out")]
+    return [sys.executable, "-m", "simulations.cooccurrence", *tiny, *flags]
+
+
+def test_from_the_shell_bad_input_is_one_line_and_exit_code_2(tmp_path):
+    done = subprocess.run(_command("--n=8", f"--out={tmp_path}"), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: n must be") and done.stderr.count("\n") == 1 and not done.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_done(tmp_path):
+    command = _command("--steps=2000000000", f"--out={tmp_path}")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "infinite_width.nc").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(6)  # into the descent
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and "interrupted" in errors and "Traceback" not in errors
+    assert store.load(tmp_path, "descent").sizes["time"] > 3
