@@ -26,7 +26,7 @@ def main() -> None:
     for name in arguments.names or known:
         script = import_module(f"figures.{name}")
         simulation, *flags = script.SIMULATION
-        run = arguments.runs / "-".join([simulation, *(flag for flag in flags if not flag.startswith("--"))])
+        run = arguments.runs / script.RUN
         if not (run / "claims.json").exists():
             print(f"{name}: no run in {run}, making it", flush=True)
             command = [sys.executable, "-m", f"simulations.{simulation}", *flags, "--out", str(run), "--overwrite"]

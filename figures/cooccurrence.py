@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+RUN = "cooccurrence"
 SIMULATION = ("cooccurrence", "--preset", "small")
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+RUN = "cooccurrence_paper"
 SIMULATION = ("cooccurrence", "--preset", "paper")
 
 

@@ -112,7 +112,7 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_written(change, mes
 
 def test_a_learning_rate_that_diverges_says_at_which_step_and_keeps_what_was_done(tmp_path):
     with pytest.raises(InputError, match=r"descent diverged at step \d+ .* smaller learning_rate") as caught:
-        run(dataclasses.replace(TINY, out=tmp_path, learning_rate=1e3, steps=500, end=50.0))
+        run(dataclasses.replace(TINY, out=tmp_path, learning_rate=1e6, steps=500, end=50.0))
     assert "\n" not in str(caught.value)
     kept = store.load(tmp_path, "descent")
     assert 0 < kept.sizes["time"] < 100 and np.isfinite(kept["loss"]).all()

@@ -1,0 +1,59 @@
+"""The README: its code prints what it says, its commands run, its pictures are small."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def _run(command, cwd):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=environment, shell=isinstance(command, str), capture_output=True, text=True)
+
+
+def test_the_code_prints_what_the_readme_says(tmp_path):
+    (code,) = _blocks("python")
+    done = _run([sys.executable, "-c", code], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == _blocks("text")[0]
+
+
+@pytest.mark.slow
+def test_the_commands_run_and_the_figures_are_drawn_from_their_runs(tmp_path):
+    """The commands in order, in an empty folder; installing and pytest are what continuous integration does."""
+    commands = [line.rpartition("&& ")[2] for block in _blocks("bash") for line in block.splitlines()]
+    simulations = [command for command in commands if "simulations" in command]
+    assert len(simulations) == 2
+    for command in [*simulations, ".venv/bin/python -m figures"]:
+        done = _run(command.replace(".venv/bin/python", sys.executable), tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "making it" not in done.stdout  # the figures found the runs of the two commands
+    assert len(list((tmp_path / "runs" / "figures").rglob("*.png"))) == 9
+
+
+def test_continuous_integration_installs_and_tests_as_the_readme_says():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "pip install -e '.[dev]'" in README and re.search(r"install .*-e '?\.\[dev\]'?", script)
+    assert ".venv/bin/python -m pytest\n" in README and re.search(r"python\W* -m pytest", script)
+
+
+def test_what_the_readme_names_is_there():
+    for name in re.findall(r"`((?:tests|benchmarks|gradflow)/[\w/]+\.py)`", README) + re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"^gradflow/(\w+)/", README, flags=re.MULTILINE):
+        assert (ROOT / "gradflow" / name).is_dir(), name
+
+
+def test_the_pictures_are_small():
+    pictures = list((ROOT / "figures" / "readme").iterdir())
+    assert pictures and all(path.stat().st_size < 200_000 for path in pictures)
