@@ -90,7 +90,7 @@ def stacked(chunks: list[Any]) -> Any:
 
 
 def finite_part(saved: Saved) -> Saved:
-    """The save points before the first one at which the loss or the dissipated energy is not finite."""
+    """The save points before the first at which the loss or the dissipated energy is not finite, the start at least."""
     finite = np.isfinite(saved.loss) & np.isfinite(saved.dissipated)
-    kept = len(finite) if finite.all() else int(np.argmin(finite))
+    kept = len(finite) if finite.all() else max(int(np.argmin(finite)), 1)
     return jax.tree.map(lambda leaf: leaf[:kept], saved)
