@@ -53,7 +53,8 @@ def descend(
     """
     require(math.isfinite(learning_rate) and learning_rate > 0, f"learning_rate must be positive, got {learning_rate}.")
     save_steps = log_steps(steps) if save_steps is None else np.asarray(save_steps)
-    require(save_steps[0] == 0 and bool((np.diff(save_steps) > 0).all()), "save_steps must ascend from 0.")
+    ascending = save_steps[0] == 0 and bool((np.diff(save_steps) > 0).all()) and save_steps[-1] == steps
+    require(ascending, f"save_steps must ascend from 0 to steps = {steps}.")
     minibatches = _Minibatches.plan(data, batch_size, sampling, key)
     params, data = as_arrays(params), as_arrays(data)
     watch = Watch.begin(loss, save, invariants, params, data)
@@ -63,17 +64,20 @@ def descend(
     training = _Training(params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), jnp.zeros((), int), jnp.array(True))
     saved = [observe(training.params, training.dissipated, *data)]
     status = "complete"
-    with progress.bar(save_steps.size, f"descent, rate {learning_rate:.3g}", show=show_progress) as reports:
+    with progress.bar(int(save_steps[-1]), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress) as reports:
         try:
             for until in save_steps[1:]:
-                advanced = _advance(loss, minibatches, training, data, jnp.asarray(learning_rate), jnp.asarray(until))
-                if not bool(advanced.finite):
-                    status = f"diverged at step {int(advanced.step)} (t = {learning_rate * int(advanced.step):.6g}): {not_finite(advanced.params) or 'gradient'}; try a smaller learning_rate than {learning_rate:.3g}"
-                    training = advanced
+                training = _advance(loss, minibatches, training, data, jnp.asarray(learning_rate), jnp.asarray(until))
+                seen = observe(training.params, training.dissipated, *data)
+                if not (bool(training.finite) and math.isfinite(seen.loss)):
+                    step, names = int(training.step), not_finite(training.params) or "loss or gradient"
+                    status = (
+                        f"diverged at step {step} (t = {learning_rate * step:.6g}): {names}; "
+                        f"try a smaller learning_rate than {learning_rate:.3g}"
+                    )
                     break
-                training = advanced
-                saved.append(observe(training.params, training.dissipated, *data))
-                progress.report(reports, 1, time=learning_rate * until, steps=int(until), loss=saved[-1].loss)
+                saved.append(seen)
+                progress.report(reports, int(until) - reports.n, time=learning_rate * until, steps=int(until), loss=saved[-1].loss)
         except KeyboardInterrupt:
             status = "interrupted"
     saved = finite_part(stacked([jax.tree.map(lambda leaf: leaf[None], each) for each in saved]))

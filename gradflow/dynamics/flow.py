@@ -67,11 +67,11 @@ def gradient_flow(
     began = time.perf_counter()
     chunks: list[Chunk] = []
     status = "complete"
-    with progress.bar(times.size, f"flow, {method}", show=show_progress) as reports:
+    with progress.bar(times.size, " saves", f"flow, {method}", show=show_progress) as reports:
         try:
             for chunk in solve(problem, method):
                 chunks.append(chunk)
-                done = sum(len(each.saved.loss) for each in chunks)
+                done = sum(len(each.saved.loss) for each in chunks if each.saved)
                 status = _failure(chunks, times[done - 1], rtol) or status
                 if status != "complete":
                     break
@@ -81,7 +81,7 @@ def gradient_flow(
         except KeyboardInterrupt:
             require(bool(chunks), "Interrupted before anything was computed.")
             status = "interrupted"
-    saved = finite_part(stacked([chunk.saved for chunk in chunks]))
+    saved = finite_part(stacked([chunk.saved for chunk in chunks if chunk.saved]))
     return Trajectory(
         times=times[: len(saved.loss)],
         states=saved.state,
@@ -127,7 +127,7 @@ class _OnPair(eqx.Module):
 def _check_tolerances(params: PyTree, rtol: float, atol: float) -> None:
     """Refuse what the numbers cannot hold; warn where atol would hide the start."""
     dtype = jnp.result_type(*jax.tree.leaves(params))
-    least = 100 * float(jnp.finfo(dtype).eps)
+    least = float(f"{200 * float(jnp.finfo(dtype).eps):.0e}")  # as it is printed
     hint = " Call gradflow.enable_x64() before making the parameters." if dtype != jnp.float64 else ""
     require(math.isfinite(rtol) and rtol >= least, f"rtol must be at least {least:.1g}, which is what {dtype} can hold, got {rtol}.{hint}")
     require(math.isfinite(atol) and atol >= 0, f"atol must be >= 0, got {atol}.")
@@ -143,11 +143,11 @@ def _check_tolerances(params: PyTree, rtol: float, atol: float) -> None:
 def _failure(chunks: list[Chunk], t: float, rtol: float) -> str | None:
     """Why the run cannot go on after its latest chunk; None if it can."""
     latest = chunks[-1]
+    if latest.failure:
+        return f"stopped after t = {t:.6g}: {latest.failure}"
     if not (np.isfinite(latest.saved.loss).all() and np.isfinite(latest.saved.dissipated).all()):
         names = not_finite(latest.state[0]) or "loss"
         return f"left the finite range before t = {t:.6g}: {names}; the integrator failed, try a smaller rtol or another method"
-    if latest.failure:
-        return f"stopped before t = {t:.6g}: {latest.failure}"
     initial, highest = float(chunks[0].saved.loss[0]), float(np.max(latest.saved.loss))
     if highest > initial + max(1e3 * rtol, 1e-6) * abs(initial):
         return f"not a gradient flow at t = {t:.6g}: the loss rose from {initial:.6g} to {highest:.6g}; the integrator failed, try a smaller rtol or another method"

@@ -5,13 +5,13 @@ import sys
 from tqdm import tqdm
 
 
-def bar(total: float, description: str, *, show: bool | None = None) -> tqdm:
-    """A tqdm bar over `total` save points on standard error; `show=None` shows it only on a terminal."""
+def bar(total: int, unit: str, description: str, *, show: bool | None = None) -> tqdm:
+    """A tqdm bar over `total` units of about equal work on standard error; `show=None` shows it only on a terminal."""
     visible = sys.stderr.isatty() if show is None else show
-    return tqdm(total=total, desc=description, unit="save", disable=not visible, leave=False, file=sys.stderr)
+    return tqdm(total=total, desc=description, unit=unit, disable=not visible, leave=False, file=sys.stderr)
 
 
 def report(progress: tqdm, done: int, *, time: float, steps: int, loss: float) -> None:
-    """Advance the bar by `done` save points and show where the solve is."""
+    """Advance the bar by `done` units and show where the solve is."""
     progress.set_postfix_str(f"t = {time:.4g}, steps = {steps}, loss = {loss:.4g}", refresh=False)
     progress.update(done)

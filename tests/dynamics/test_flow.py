@@ -157,7 +157,7 @@ def test_the_accurate_flows_conserve_to_their_tolerance(full_flow, reduced_flow)
         ({"times": [1.0, 0.0]}, "times must ascend"),
         ({"times": [0.0, np.inf]}, "be finite"),
         ({"times": [0.0, np.nan]}, "be finite"),
-        ({"rtol": 1e-16}, "rtol must be at least 2e-14, which is what float64 can hold, got 1e-16"),
+        ({"rtol": 1e-16}, "rtol must be at least 4e-14, which is what float64 can hold, got 1e-16"),
         ({"rtol": 0.0}, "rtol must be at least"),
         ({"rtol": np.nan}, "rtol must be at least"),
         ({"atol": -1e-9}, "atol must be >= 0, got -1e-09"),
@@ -175,7 +175,6 @@ def test_a_tolerance_that_float32_cannot_hold_is_refused_with_what_to_call():
         gradient_flow(quadratic, jnp.array(START, jnp.float32), jnp.array(HESSIAN, jnp.float32), times=TIMES, rtol=1e-9)
 
 
-@pytest.mark.xfail(strict=True, reason="the bound is printed rounded down, so that typing it is refused again")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_the_tolerance_that_a_refusal_names_is_accepted(dtype):
     params, hessian = jnp.array(START, dtype), jnp.array(HESSIAN, dtype)
@@ -231,16 +230,7 @@ def test_an_interrupt_keeps_what_is_done(method, monkeypatch):
     assert [report["time"] for report in reports] == [TIMES[0], TIMES[2], TIMES[4]]
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "tsit5",
-        pytest.param(
-            "RK45", marks=pytest.mark.xfail(strict=True, reason="the stepper has gone beyond the last save point")
-        ),
-        "odeint",
-    ],
-)
+@pytest.mark.parametrize("method", ["tsit5", "RK45", "odeint"])
 def test_the_final_state_of_an_interrupted_run_is_that_of_its_last_time(method, monkeypatch):
     def interrupt(*args, time, **options):
         if time == TIMES[4]:
@@ -256,7 +246,7 @@ def test_an_interrupt_before_the_first_save_point_says_so():
         raise KeyboardInterrupt
 
     with pytest.raises(InputError, match="Interrupted before anything was computed"):
-        follow(method="RK45", field=interrupt)
+        follow(method="RK45", save=interrupt)
 
 
 # -------------------------------------------------------------------------------------------------- what a run says

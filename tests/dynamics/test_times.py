@@ -41,9 +41,10 @@ def test_log_steps_have_a_constant_ratio_where_steps_are_many():
 
 
 def test_together_keeps_every_exact_time_and_the_others_that_are_not_close_to_one():
-    times, exact = np.array([0.0, 1.0, 2.0, 3.0, 4.0]), np.array([0.0, 0.99, 2.5, 4.0])
-    np.testing.assert_array_equal(together(times, exact), [0.0, 0.99, 2.0, 2.5, 3.0, 4.0])  # 1 lies within 2 % of 0.99
-    np.testing.assert_array_equal(together(times, exact, closest=0.005), [0.0, 0.99, 1.0, 2.0, 2.5, 3.0, 4.0])
+    times, exact = np.array([0.0, 0.1, 0.11, 1.0, 100.0, 200.0]), np.array([0.0, 0.1, 99.0])
+    # 100 lies within 2 % of 99, and 0.11 not within 2 % of 0.1, though nearer
+    np.testing.assert_array_equal(together(times, exact), [0.0, 0.1, 0.11, 1.0, 99.0, 200.0])
+    np.testing.assert_array_equal(together(times, exact, closest=0.005), [0.0, 0.1, 0.11, 1.0, 99.0, 100.0, 200.0])
 
 
 def test_two_hundred_and_one_save_points_are_the_default():

@@ -8,7 +8,6 @@ import pytest
 from gradflow.dynamics import descend, gradient_flow, log_times
 from gradflow.models import cooccurrence, coupled
 from gradflow.observe.cooccurrence import Observer, dataset
-
 from gradflow.tasks.cooccurrence import CoOccurrence
 
 
@@ -54,7 +53,7 @@ def test_losses_gradients_and_ratios_follow_from_tokens_and_G_and_A(runs, weight
         losses[k].append(np.log1p(np.exp(-y * F)))
     np.testing.assert_allclose(run["gradient_by_class"][0], s, rtol=1e-12)
     np.testing.assert_allclose(run["loss_by_class"][0], [np.mean(each) for each in losses], rtol=1e-12)
-    np.testing.assert_allclose(run["loss"][0], np.mean(sum(losses, [])), rtol=1e-12)
+    np.testing.assert_allclose(run["loss"][0], np.mean(np.concatenate(losses)), rtol=1e-12)
     np.testing.assert_allclose(run["R"][0], (s[1] + s[2] + s[3] - s[0]) / (s[0] - s[1]), rtol=1e-9)
     np.testing.assert_allclose(run["s2_over_s3"][0], s[1] / s[2], rtol=1e-12)
 

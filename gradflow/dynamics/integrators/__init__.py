@@ -37,7 +37,10 @@ class Problem:
 
 
 class Chunk(NamedTuple):
-    """Save points of one stretch (the first one includes the start), the state after it, and what it cost."""
+    """Save points of one stretch (the first chunk is the start alone), the state at the last of them, and what it cost.
+
+    Where an integrator gives up within a stretch, nothing of the stretch is kept: `saved` is None, `state` that before it.
+    """
 
     saved: Any
     state: Any
@@ -62,3 +65,8 @@ def stretches(times: np.ndarray) -> list[np.ndarray]:
     length = -(-later.size // CHUNKS)
     padded = np.concatenate([later, np.full(-later.size % length, times[-1])])
     return list(padded.reshape(-1, length))
+
+
+def out_of_steps(max_steps: int) -> str:
+    """Why a solve stopped that needed more steps than it may take."""
+    return f"more than max_steps = {max_steps} steps in one stretch"

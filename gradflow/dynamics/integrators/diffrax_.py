@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 
-from gradflow.dynamics.integrators import Chunk, Problem, stretches
+from gradflow.dynamics.integrators import Chunk, Problem, out_of_steps, stretches
 from gradflow.dynamics.integrators.counting import EvaluationCounter
 
 _SOLVERS = {"tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8, "kvaerno5": diffrax.Kvaerno5}
@@ -29,18 +29,20 @@ def solve(problem: Problem, method: str) -> Iterator[Chunk]:
     start = jax.tree.map(lambda leaf: leaf[None], eqx.filter_jit(problem.save)(state, *problem.data))
     yield Chunk(start, state, evaluations=1, accepted=0, rejected=0)
     for stretch in stretches(problem.times):
-        saved, state, stats = _stretch(
+        saved, reached, stats = _stretch(
             problem.field, problem.save, method, problem.max_steps, counter, state, problem.data,
             jnp.asarray(t), jnp.asarray(stretch), jnp.asarray(step), *tolerances,
         )  # fmt: skip
         accepted, attempted = int(stats["num_accepted_steps"]), int(stats["num_steps"])
-        evaluations = counter.take(state) if counter else _explicit_evaluations(method, attempted)
-        failure = None if accepted < problem.max_steps and attempted < problem.max_steps else f"more than max_steps = {problem.max_steps} steps in one stretch"
+        evaluations = counter.take(reached) if counter else _explicit_evaluations(method, attempted)
+        cost = dict(evaluations=evaluations, accepted=accepted, rejected=attempted - accepted)
+        if attempted >= problem.max_steps:
+            yield Chunk(None, state, **cost, failure=out_of_steps(problem.max_steps))
+            return
         distinct = np.searchsorted(stretch, stretch[-1]) + 1
-        saved = jax.tree.map(lambda leaf: leaf[:distinct], saved)
-        yield Chunk(saved, state, evaluations, accepted, attempted - accepted, failure=failure)
+        yield Chunk(jax.tree.map(lambda leaf, kept=distinct: leaf[:kept], saved), reached, **cost)
         step = _next_step(t, stretch[-1], accepted)
-        t = stretch[-1]
+        state, t = reached, stretch[-1]
 
 
 @eqx.filter_jit
@@ -73,20 +75,20 @@ def _largest_leaf_rms(y) -> jax.Array:
 
 
 def _first_step(problem: Problem) -> float:
-    """A hundredth of the time in which the state would change by its own size, or the tolerance's (Hairer, Norsett, Wanner II.4)."""
+    """A hundredth of the time in which the state would change by its own size (Hairer, Norsett, Wanner II.4), the span at most."""
     velocity = eqx.filter_jit(problem.field)(problem.y0, *problem.data)
-    scaled = [
-        (float(optx.rms_norm(y / (problem.atol + problem.rtol * abs(y)))), float(optx.rms_norm(v / (problem.atol + problem.rtol * abs(y)))))
-        for y, v in zip(jax.tree.leaves(problem.y0), jax.tree.leaves(velocity), strict=True)
-    ]
-    size, speed = max(pair[0] for pair in scaled), max(pair[1] for pair in scaled)
-    span = problem.times[-1] - problem.times[0]
-    return float(min(0.01 * max(size, 1e-3) / speed, span)) if speed > 0 else float(span)
+
+    def in_tolerances(tree):
+        return _largest_leaf_rms(jax.tree.map(lambda leaf, y: leaf / (problem.atol + problem.rtol * abs(y)), tree, problem.y0))
+
+    size, speed = float(in_tolerances(problem.y0)), float(in_tolerances(velocity))
+    span = float(problem.times[-1] - problem.times[0])
+    return min(0.01 * max(size, 1e-3) / speed, span) if speed > 0 else span
 
 
 def _next_step(t0: float, t1: float, accepted: int) -> float:
-    """The last step of a stretch, were its steps in geometric progression (or equal, from t = 0)."""
-    return float((t1 - t0) / accepted if t0 == 0 else t1 * (1 - (t0 / t1) ** (1 / accepted)))
+    """The last step of a stretch, were its steps in geometric progression (or equal, from t <= 0)."""
+    return float((t1 - t0) / accepted if t0 <= 0 else t1 * (1 - (t0 / t1) ** (1 / accepted)))
 
 
 def _explicit_evaluations(method: str, attempted: int) -> int:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.ode import odeint
 
-from gradflow.dynamics.integrators import Chunk, Problem, stretches
+from gradflow.dynamics.integrators import Chunk, Problem, out_of_steps, stretches
 from gradflow.dynamics.integrators.counting import EvaluationCounter
 
 _EVALUATIONS_A_STEP = 6
@@ -28,13 +28,15 @@ def solve(problem: Problem, method: str) -> Iterator[Chunk]:
     for stretch in stretches(problem.times):
         stretch = np.unique(stretch)
         times = jnp.concatenate([jnp.array([t]), jnp.asarray(stretch)])
-        saved, state = _stretch(problem.field, problem.save, counter, state, problem.data, times, problem.rtol, problem.atol, problem.max_steps)
-        evaluations = counter.take(state)
-        # odeint applies mxstep between neighbouring save times
-        exhausted = evaluations >= _EVALUATIONS_A_STEP * problem.max_steps
-        failure = f"odeint took more than max_steps = {problem.max_steps} steps and returned regardless" if exhausted else None
-        yield Chunk(saved, state, evaluations, accepted=None, rejected=None, failure=failure)
-        t = stretch[-1]
+        saved, reached = _stretch(
+            problem.field, problem.save, counter, state, problem.data, times, problem.rtol, problem.atol, problem.max_steps
+        )  # fmt: skip
+        evaluations = counter.take(reached)
+        if evaluations >= _EVALUATIONS_A_STEP * problem.max_steps:
+            yield Chunk(None, state, evaluations, None, None, failure=out_of_steps(problem.max_steps))
+            return
+        yield Chunk(saved, reached, evaluations, accepted=None, rejected=None)
+        state, t = reached, stretch[-1]
 
 
 @eqx.filter_jit
