@@ -63,7 +63,11 @@ def end_ratios(end: coupled.Coupled, given: Problem) -> tuple[float, float]:
 
 def within(values: np.ndarray, expected: float) -> tuple[str, str, str]:
     """The last columns of a row: the values, what they should be, whether all of them are."""
-    return f"{values.min():.4f} to {values.max():.4f}", f"{expected} +- 0.005", met(abs(values - expected).max() <= 0.005)
+    return (
+        f"{values.min():.4f} to {values.max():.4f}",
+        f"{expected} +- 0.005",
+        met(abs(values - expected).max() <= 0.005),
+    )
 
 
 def main() -> None:

@@ -23,11 +23,18 @@ def main() -> None:
     batch = jax.tree.map(lambda leaf: leaf[:N], CoOccurrence(n=1026, L=L, d=D, random_words="iid").sample(key_data))
     weights = model.init(key_weights, m=M, m1=M1, d=D, L=L)
     gradients = {"gathered": jax.jit(jax.grad(model.loss)), "plain": jax.jit(jax.grad(model.plain_loss))}
-    sides = {name: lambda gradient=gradient: jax.block_until_ready(gradient(weights, batch)) for name, gradient in gradients.items()}
+    sides = {
+        name: lambda gradient=gradient: jax.block_until_ready(gradient(weights, batch))
+        for name, gradient in gradients.items()
+    }
     seconds = interleaved(sides, ROUNDS, turn=0.2)
 
     gathered, plain = (jax.tree.leaves(gradients[name](weights, batch)) for name in ("gathered", "plain"))
-    apart = max(float(jnp.abs(one - other).max() / jnp.abs(other).max()) for one, other in zip(gathered, plain, strict=True) if other.any())
+    apart = max(
+        float(jnp.abs(one - other).max() / jnp.abs(other).max())
+        for one, other in zip(gathered, plain, strict=True)
+        if other.any()
+    )
     faster = ratio(seconds["plain"], seconds["gathered"])
     print_table(
         [

@@ -26,7 +26,15 @@ def main() -> None:
     }  # fmt: skip
     rows = [("", "best", "median", "target", "")]
     for name, seconds in interleaved(sides, ROUNDS).items():
-        rows.append((name, in_words([min(seconds)]), in_words(seconds), f"< {LONGEST} s", met(statistics.median(seconds) < LONGEST)))
+        rows.append(
+            (
+                name,
+                in_words([min(seconds)]),
+                in_words(seconds),
+                f"< {LONGEST} s",
+                met(statistics.median(seconds) < LONGEST),
+            )
+        )
     print_table(rows)
 
 

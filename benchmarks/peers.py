@@ -63,7 +63,13 @@ def by_scipy(method: str, weights: model.Weights, batch: Batch, times: np.ndarra
 
     def solve() -> float:
         solution = solve_ivp(
-            lambda t, y: -np.asarray(gradient(y)), (times[0], times[-1]), np.asarray(start), method, t_eval=times, rtol=RTOL, atol=ATOL
+            lambda t, y: -np.asarray(gradient(y)),
+            (times[0], times[-1]),
+            np.asarray(start),
+            method,
+            t_eval=times,
+            rtol=RTOL,
+            atol=ATOL,
         )
         return float(loss(solution.y[:, -1]))
 
@@ -115,7 +121,12 @@ def by_torch(threads: int | None, weights: model.Weights, batch: Batch, times: n
 
 def compare(given: Problem, target: float | None) -> list[tuple[str, ...]]:
     """The rows of one problem; `target` is how many times slower torchdiffeq should be."""
-    makers = {OURS: by_gradflow, "jax odeint": by_jax, "scipy DOP853": partial(by_scipy, "DOP853"), "scipy RK45": partial(by_scipy, "RK45")}
+    makers = {
+        OURS: by_gradflow,
+        "jax odeint": by_jax,
+        "scipy DOP853": partial(by_scipy, "DOP853"),
+        "scipy RK45": partial(by_scipy, "RK45"),
+    }
     if find_spec("torch") and find_spec("torchdiffeq"):
         makers |= {TORCH[0]: partial(by_torch, None), TORCH[1]: partial(by_torch, 1)}
     sides = {name: make(*given) for name, make in makers.items()}
@@ -136,7 +147,14 @@ def main() -> None:
         print("  without torch and torchdiffeq there is no row for them; to have it: pip install -e '.[benchmark]'")
     sizes = {20: dict(n=60, L=5, m=64, m1=32, t_end=50), None: dict(n=12, L=4, m=8, m1=8, t_end=1000)}
     for target, size in sizes.items():
-        header = (", ".join(f"{name} = {value}" for name, value in size.items()), "time", "times gradflow's", "loss at the end", "target", "")
+        header = (
+            ", ".join(f"{name} = {value}" for name, value in size.items()),
+            "time",
+            "times gradflow's",
+            "loss at the end",
+            "target",
+            "",
+        )
         print_table([header, *compare(problem(**size), target)])
 
 

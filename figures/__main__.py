@@ -19,7 +19,9 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all, listed below)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of stored runs (default: runs)")
-    parser.add_argument("--out", type=Path, default=Path("runs/figures"), help="folder for the pictures (default: runs/figures)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/figures"), help="folder for the pictures (default: runs/figures)"
+    )
     arguments = parser.parse_args()
     for name in arguments.names:
         require(name in known, f"Unknown figure {name!r}; known are {', '.join(known)}.")

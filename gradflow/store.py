@@ -64,7 +64,9 @@ def load(folder: Path, name: str = "trajectory") -> xr.Dataset:
         with xr.open_dataset(path, engine="h5netcdf") as run:
             return run.load()
     except Exception as error:
-        raise InputError(f"{path} is truncated or no NetCDF file ({type(error).__name__}); run the simulation again.") from error
+        raise InputError(
+            f"{path} is truncated or no NetCDF file ({type(error).__name__}); run the simulation again."
+        ) from error
 
 
 def load_config(path: Path) -> dict[str, Any]:

@@ -90,7 +90,10 @@ def run(config: Config) -> None:
 
     solver_of(config.method)
     require(config.steps >= 0, f"steps must be >= 0, got {config.steps}.")
-    require(config.learning_rate is None or config.learning_rate > 0, f"learning_rate must be positive, got {config.learning_rate}.")
+    require(
+        config.learning_rate is None or config.learning_rate > 0,
+        f"learning_rate must be positive, got {config.learning_rate}.",
+    )
     require(config.end is not None or config.steps > 0, "Without descent (steps = 0), say where the flow ends: --end.")
 
     d = least_vocabulary(config.n, config.L) if config.d is None else config.d
@@ -99,7 +102,9 @@ def run(config: Config) -> None:
     batch = task.sample(key_data)
     sizes = dict(m=config.m, m1=config.m1, d=d, L=config.L)
     scales = model.entry_scales(config.initialisation, **sizes)
-    sigma0, sigma1 = (scale if given is None else given for given, scale in zip((config.sigma0, config.sigma1), scales, strict=True))
+    sigma0, sigma1 = (
+        scale if given is None else given for given, scale in zip((config.sigma0, config.sigma1), scales, strict=True)
+    )
     weights = model.init(key_weights, **sizes, initialisation=config.initialisation, sigma0=sigma0, sigma1=sigma1)
     initial, width = coupled.reduce(weights), coupled.width_of(weights)
 
@@ -108,7 +113,9 @@ def run(config: Config) -> None:
     learning_rate = 0.2 / sharp if config.learning_rate is None else config.learning_rate
     t_end = config.steps * learning_rate if config.end is None else config.end / S0
     steps = log_steps(config.steps, 121) if config.steps else np.zeros(1, int)
-    times = together(gradflow.log_times(1e-2 / S0, t_end, config.save_points), learning_rate * steps[learning_rate * steps <= t_end])
+    times = together(
+        gradflow.log_times(1e-2 / S0, t_end, config.save_points), learning_rate * steps[learning_rate * steps <= t_end]
+    )
     observer = Observer(initial, task.held_out(key_held_out, config.held_out))
     solver = dict(times=times, method=config.method, rtol=config.rtol)
     attributes = dict(sigma0=sigma0, sigma1=sigma1, random_words=config.random_words, seed=config.seed)
@@ -122,7 +129,9 @@ def run(config: Config) -> None:
             raise InputError(f"{name} {trajectory.status}. What was done is in {folder}.")
         return labelled
 
-    print(f"n = {config.n}, L = {config.L}, d = {d}, m = {config.m}, m1 = {config.m1}: S0 = {S0:.4g}, sharpness {sharp:.4g}\n")
+    print(
+        f"n = {config.n}, L = {config.L}, d = {d}, m = {config.m}, m1 = {config.m1}: S0 = {S0:.4g}, sharpness {sharp:.4g}\n"
+    )
     flow = keep(
         "trajectory",
         gradflow.gradient_flow(model.loss, weights, batch, save=observer, invariants=conservation.of_weights, **solver),
@@ -148,7 +157,9 @@ def run(config: Config) -> None:
     held = claims(flow)
     store.save_claims(folder, held)
     pictures = draw_all(runs, folder)
-    print(f"\n{ledger.table(held)}\n\n{ledger.summary(held)}\nIn {folder}: trajectories (*.nc), claims.json, {', '.join(path.name for path in pictures)}")
+    print(
+        f"\n{ledger.table(held)}\n\n{ledger.summary(held)}\nIn {folder}: trajectories (*.nc), claims.json, {', '.join(path.name for path in pictures)}"
+    )
 
 
 if __name__ == "__main__":

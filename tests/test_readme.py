@@ -18,7 +18,9 @@ def _blocks(language):
 
 def _run(command, cwd):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=environment, shell=isinstance(command, str), capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, shell=isinstance(command, str), capture_output=True, text=True
+    )
 
 
 def test_the_code_prints_what_the_readme_says(tmp_path):
@@ -48,7 +50,9 @@ def test_continuous_integration_installs_and_tests_as_the_readme_says():
 
 
 def test_what_the_readme_names_is_there():
-    for name in re.findall(r"`((?:tests|benchmarks|gradflow)/[\w/]+\.py)`", README) + re.findall(r"\]\(((?!http)[^)]+)\)", README):
+    for name in re.findall(r"`((?:tests|benchmarks|gradflow)/[\w/]+\.py)`", README) + re.findall(
+        r"\]\(((?!http)[^)]+)\)", README
+    ):
         assert (ROOT / name).exists(), name
     for name in re.findall(r"^gradflow/(\w+)/", README, flags=re.MULTILINE):
         assert (ROOT / "gradflow" / name).is_dir(), name

@@ -55,7 +55,10 @@ def test_an_unknown_preset_lists_the_known_ones():
         parse(PRESETS, "doc", ["--preset", "huge"])
 
 
-@pytest.mark.parametrize(("error", "code", "line"), [(InputError("n is odd."), 2, "error: n is odd.\n"), (KeyboardInterrupt(), 130, "interrupted\n")])
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [(InputError("n is odd."), 2, "error: n is odd.\n"), (KeyboardInterrupt(), 130, "interrupted\n")],
+)
 def test_errors_are_one_line_with_their_exit_code(error, code, line, capsys):
     with pytest.raises(SystemExit) as left, one_line_errors():
         raise error
@@ -77,7 +80,9 @@ def test_help_and_listings_do_not_import_jax():
         "assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules and 'xarray' not in sys.modules\n"
     )
     modules = ["simulations", "figures", *(f"simulations.{name}" for name in scripts_in(ROOT / "simulations"))]
-    done = subprocess.run([sys.executable, "-c", code.format(modules=modules)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(modules=modules)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "--learning-rate" in done.stdout
 

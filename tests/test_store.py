@@ -18,7 +18,10 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path):
     store.save(folder, "trajectory", RUN)
     xr.testing.assert_identical(store.load(folder), RUN)
     assert store.load_config(folder / "config.json") == {"seed": 3}
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "trajectory.nc"]  # no temporary file is left
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "trajectory.nc",
+    ]  # no temporary file is left
 
 
 def test_a_folder_with_a_run_is_refused_unless_it_may_be_overwritten(tmp_path):
@@ -55,9 +58,18 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_claims_are_stored_with_null_for_what_is_no_number(tmp_path):
-    path = store.save_claims(tmp_path, [Claim("a", "b", "Omega(1)", float("nan"), "+- 1: why", None), Claim("c", "d", 1.0, 2.0, "t", False)])
+    path = store.save_claims(
+        tmp_path, [Claim("a", "b", "Omega(1)", float("nan"), "+- 1: why", None), Claim("c", "d", 1.0, 2.0, "t", False)]
+    )
     rows = json.loads(path.read_text())
-    assert rows[0] == {"name": "a", "source": "b", "predicted": "Omega(1)", "measured": None, "tolerance": "+- 1: why", "holds": None}
+    assert rows[0] == {
+        "name": "a",
+        "source": "b",
+        "predicted": "Omega(1)",
+        "measured": None,
+        "tolerance": "+- 1: why",
+        "holds": None,
+    }
     assert rows[1]["measured"] == 2.0 and rows[1]["holds"] is False
 
 

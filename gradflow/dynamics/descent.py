@@ -61,10 +61,14 @@ def descend(
 
     began = time.perf_counter()
     observe = eqx.filter_jit(watch)
-    training = _Training(params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), jnp.zeros((), int), jnp.array(True))
+    training = _Training(
+        params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), jnp.zeros((), int), jnp.array(True)
+    )
     saved = [observe(training.params, training.dissipated, *data)]
     status = "complete"
-    with progress.bar(int(save_steps[-1]), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress) as reports:
+    with progress.bar(
+        int(save_steps[-1]), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress
+    ) as reports:
         try:
             for until in save_steps[1:]:
                 training = _advance(loss, minibatches, training, data, jnp.asarray(learning_rate), jnp.asarray(until))
@@ -77,7 +81,9 @@ def descend(
                     )
                     break
                 saved.append(seen)
-                progress.report(reports, int(until) - reports.n, time=learning_rate * until, steps=int(until), loss=saved[-1].loss)
+                progress.report(
+                    reports, int(until) - reports.n, time=learning_rate * until, steps=int(until), loss=saved[-1].loss
+                )
         except KeyboardInterrupt:
             status = "interrupted"
     saved = finite_part(stacked([jax.tree.map(lambda leaf: leaf[None], each) for each in saved]))
@@ -89,7 +95,9 @@ def descend(
         drift=saved.drift,
         final=training.params,
         method=f"{minibatches.name}, learning_rate = {learning_rate:.3g}",
-        cost=Cost(evaluations=int(training.step), accepted=int(training.step), rejected=0, seconds=time.perf_counter() - began),
+        cost=Cost(
+            evaluations=int(training.step), accepted=int(training.step), rejected=0, seconds=time.perf_counter() - began
+        ),
         status=status,
     )
 
@@ -133,7 +141,9 @@ class _Minibatches(eqx.Module):
         require(bool(data), "Minibatches need data: loss(params, batch).")
         of = len(jax.tree.leaves(data[0])[0])
         require(1 <= size <= of, f"batch_size must be between 1 and the {of} samples, got {size}.")
-        require(sampling in Sampling.__args__, f"Unknown sampling {sampling!r}; known are {', '.join(Sampling.__args__)}.")
+        require(
+            sampling in Sampling.__args__, f"Unknown sampling {sampling!r}; known are {', '.join(Sampling.__args__)}."
+        )
         require(key is not None, "SGD draws minibatches: give it a key, such as jax.random.key(0).")
         return cls(size, of, sampling, key)
 

@@ -76,7 +76,11 @@ def gradient_flow(
                 if status != "complete":
                     break
                 progress.report(
-                    reports, len(chunk.saved.loss), time=times[done - 1], steps=_total(chunks, "accepted"), loss=chunk.saved.loss[-1]
+                    reports,
+                    len(chunk.saved.loss),
+                    time=times[done - 1],
+                    steps=_total(chunks, "accepted"),
+                    loss=chunk.saved.loss[-1],
                 )
         except KeyboardInterrupt:
             require(bool(chunks), "Interrupted before anything was computed.")
@@ -129,7 +133,10 @@ def _check_tolerances(params: PyTree, rtol: float, atol: float) -> None:
     dtype = jnp.result_type(*jax.tree.leaves(params))
     least = float(f"{200 * float(jnp.finfo(dtype).eps):.0e}")  # as it is printed
     hint = " Call gradflow.enable_x64() before making the parameters." if dtype != jnp.float64 else ""
-    require(math.isfinite(rtol) and rtol >= least, f"rtol must be at least {least:.1g}, which is what {dtype} can hold, got {rtol}.{hint}")
+    require(
+        math.isfinite(rtol) and rtol >= least,
+        f"rtol must be at least {least:.1g}, which is what {dtype} can hold, got {rtol}.{hint}",
+    )
     require(math.isfinite(atol) and atol >= 0, f"atol must be >= 0, got {atol}.")
     sizes = [float(jnp.sqrt(jnp.mean(leaf**2))) for leaf in jax.tree.leaves(params)]
     smallest = min([size for size in sizes if size > 0], default=np.inf)

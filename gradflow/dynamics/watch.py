@@ -19,7 +19,9 @@ class Watch(eqx.Module):
     initial: dict[str, Array]
 
     @classmethod
-    def begin(cls, loss: Callable, save: Callable | None, invariants: Callable | None, state: PyTree, data: tuple) -> "Watch":
+    def begin(
+        cls, loss: Callable, save: Callable | None, invariants: Callable | None, state: PyTree, data: tuple
+    ) -> "Watch":
         """Watch a run that starts at `state`."""
         return as_arrays(cls(loss, save, invariants, eqx.filter_jit(invariants)(state, *data) if invariants else {}))
 
@@ -44,9 +46,13 @@ def squared_norm(tree: PyTree) -> Float[Array, ""]:
 def not_finite(state: PyTree) -> str:
     """The names of the variables of a state that are not finite, for a message; '' if all are."""
     paths = jax.tree_util.tree_leaves_with_path(state)
-    return ", ".join(jax.tree_util.keystr(path).strip(".") for path, leaf in paths if not bool(jnp.isfinite(leaf).all()))
+    return ", ".join(
+        jax.tree_util.keystr(path).strip(".") for path, leaf in paths if not bool(jnp.isfinite(leaf).all())
+    )
 
 
 def as_arrays(tree: PyTree) -> PyTree:
     """The same pytree with every number an array of definite type, so that a solve is compiled once and not once a value."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)) if eqx.is_array_like(leaf) else leaf, tree)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)) if eqx.is_array_like(leaf) else leaf, tree
+    )

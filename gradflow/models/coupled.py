@@ -64,9 +64,7 @@ def width_of(weights: Weights) -> Width:
     return Width(float(m), float(m1))
 
 
-def word_loss(
-    G: Float[Array, " d"], A: Float[Array, "d d"], batch: Batch, width: Width
-) -> Float[Array, ""]:
+def word_loss(G: Float[Array, " d"], A: Float[Array, "d d"], batch: Batch, width: Width) -> Float[Array, ""]:
     """The loss as a function of the two quantities that determine it."""
     return logistic(word_outputs(G, A, batch.tokens, width.m), batch.label)
 
@@ -136,7 +134,12 @@ def infinite_width_start(
     sigma1 = scales[1] if sigma1 is None else sigma1
     gram = sigma0**2 * m * jnp.eye(d)
     return Coupled(
-        G=jnp.zeros(d), S=jnp.array(sigma1**2 * m * m1, float), Gamma_V=gram, A=jnp.zeros((d, d)), Gamma_K=gram, Gamma_Q=gram
+        G=jnp.zeros(d),
+        S=jnp.array(sigma1**2 * m * m1, float),
+        Gamma_V=gram,
+        A=jnp.zeros((d, d)),
+        Gamma_K=gram,
+        Gamma_Q=gram,
     )
 
 
@@ -187,7 +190,10 @@ def _aligned_factor(
     now, rotated = jnp.linalg.eigh((factor * signature) @ factor.T)
     conserved, fixed = jnp.linalg.eigh((R * signature) @ R.T)
     deviation = float(jnp.abs(now - conserved).max() / jnp.abs(conserved).max())
-    require(deviation < 1e-4, f"This state is on no gradient flow from these weights: a conserved matrix differs by {deviation:.1e}.")
+    require(
+        deviation < 1e-4,
+        f"This state is on no gradient flow from these weights: a conserved matrix differs by {deviation:.1e}.",
+    )
     rows, rows_at_start = rotated.T @ factor, fixed.T @ R
     signs = jnp.sign((rows * rows_at_start).sum(axis=1))
     return channels @ (fixed @ (signs[:, None] * rows))

@@ -14,7 +14,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 from gradflow.observe.phases import cooccurrence_events
-from gradflow.plotting.style import BLACK, BLUE, DISCRETE, GREEN, ORANGE, PINK, RED, SKY, THEORY, panels, shade_phases, write
+from gradflow.plotting.style import (
+    BLACK,
+    BLUE,
+    DISCRETE,
+    GREEN,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    THEORY,
+    panels,
+    shade_phases,
+    write,
+)
 from gradflow.theory import max_margin
 
 Runs = Mapping[str, xr.Dataset]
@@ -39,7 +52,11 @@ _SIGNAL_COLOURS = dict(zip(("mu1", "mu2", "mu3"), (BLUE, ORANGE, RED), strict=Tr
 
 def draw_all(runs: Runs, folder: Path) -> list[Path]:
     """Draw every picture that the runs allow into a folder."""
-    drawn = [write(draw(runs), Path(folder) / f"{name}.png") for name, draw in PICTURES.items() if name != "flow_over_descent"]
+    drawn = [
+        write(draw(runs), Path(folder) / f"{name}.png")
+        for name, draw in PICTURES.items()
+        if name != "flow_over_descent"
+    ]
     if "descent" in runs:
         drawn.append(write(flow_over_descent(runs), Path(folder) / "flow_over_descent.png"))
     return drawn
@@ -98,7 +115,12 @@ def flow_over_descent(runs: Runs) -> Figure:
     with panels(2, 1, width=6.4, height=5.4, sharex=True, height_ratios=(2, 1)) as (figure, (top, bottom)):
         visible = _clock(flow) <= 2 * clock[-1]
         for word, (signal, colour) in enumerate(_SIGNAL_COLOURS.items()):
-            top.plot(_clock(flow)[visible], flow["G"].values[1:, word][visible], color=colour, label=rf"$G(\mu_{signal[-1]})$")
+            top.plot(
+                _clock(flow)[visible],
+                flow["G"].values[1:, word][visible],
+                color=colour,
+                label=rf"$G(\mu_{signal[-1]})$",
+            )
             top.plot(clock, descent["G"].values[1:, word], color=colour, markevery=3, **DISCRETE)
             bottom.plot(clock[shared], apart[:, word], color=colour)
         top.plot([], [], color="0.3", label=descent.attrs["method"], **DISCRETE)
@@ -124,7 +146,9 @@ def attention_maps(runs: Runs) -> Figure:
     with panels(1, 3, width=9.4, height=2.9) as (figure, axes):
         for ax, (title, each), scale in zip(axes, maps.items(), scales, strict=True):
             image = ax.imshow(each, cmap="RdBu_r", vmin=-scale, vmax=scale)
-            ax.set(title=title, xticks=range(4), xticklabels=names, xlabel="query word", yticks=range(4), yticklabels=names)
+            ax.set(
+                title=title, xticks=range(4), xticklabels=names, xlabel="query word", yticks=range(4), yticklabels=names
+            )
             ax.grid(False)
             bar = figure.colorbar(image, ax=ax, shrink=0.9)
             bar.formatter.set_powerlimits((-2, 2))
@@ -140,7 +164,13 @@ def figure_1(runs: Runs) -> Figure:
     t1 = cooccurrence_events(descent)["T1"].time / learning_rate
     with panels(1, 2, width=9.6, height=3.9) as (figure, (left, right)):
         for (key, query), (colour, style) in _FIGURE_1_SCORES.items():
-            left.plot(epoch, descent["A"].values[:, key - 1, query - 1], color=colour, linestyle=style, label=rf"$\mu_{key}^\top W_K^\top W_Q\,\mu_{query}$")
+            left.plot(
+                epoch,
+                descent["A"].values[:, key - 1, query - 1],
+                color=colour,
+                linestyle=style,
+                label=rf"$\mu_{key}^\top W_K^\top W_Q\,\mu_{query}$",
+            )
         right.plot(epoch, descent["loss"], color=BLACK, linewidth=2.2, label="all samples")
         for name, (colour, label) in _CLASSES.items():
             right.plot(epoch, descent["loss_by_class"].sel(sentence_class=name), color=colour, label=label)
@@ -207,13 +237,19 @@ def _loss_lines(axes: Axes, runs: Runs) -> None:
 
 def _balance(axes: Axes, runs: Runs) -> None:
     flow = runs["flow"]
-    curves = {"R": (BLUE, r"$R = (s_2+s_3+s_4-s_1)/(s_1-s_2)$"), "s1_over_s2": (GREEN, r"$s_1/s_2$"), "s2_over_s3": (RED, r"$s_2/s_3$")}
+    curves = {
+        "R": (BLUE, r"$R = (s_2+s_3+s_4-s_1)/(s_1-s_2)$"),
+        "s1_over_s2": (GREEN, r"$s_1/s_2$"),
+        "s2_over_s3": (RED, r"$s_2/s_3$"),
+    }
     limits = max_margin.limits(flow["tokens"].values, flow["label"].values, flow["class"].values, flow.attrs["d"])
     for name, (colour, label) in curves.items():
         limit = getattr(limits, name)
         axes.plot(_clock(flow), flow[name].values[1:], color=colour, label=label)
         axes.axhline(limit, **THEORY)
-        axes.annotate(f"{limit:.4g}", (1, limit), xycoords=("axes fraction", "data"), ha="left", va="center", fontsize=8)
+        axes.annotate(
+            f"{limit:.4g}", (1, limit), xycoords=("axes fraction", "data"), ha="left", va="center", fontsize=8
+        )
     axes.set(xscale="log", xlabel=_TIME, ylabel="ratio", ylim=(-0.6, 3.3))
     axes.set_xlim(_clock(flow)[[0, -1]])
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.92))
@@ -229,7 +265,9 @@ def _score_lines(axes: Axes, flow: xr.Dataset, *, change: bool) -> None:
             axes.plot(_clock(flow), values[1:, key, query], color=colour, linestyle=styles[key], label=label)
     if change:
         envelope = flow["change_A_random"].values[1:]
-        axes.fill_between(_clock(flow), -envelope, envelope, color="0.8", alpha=0.6, linewidth=0, label="any random word")
+        axes.fill_between(
+            _clock(flow), -envelope, envelope, color="0.8", alpha=0.6, linewidth=0, label="any random word"
+        )
     axes.set(xscale="log", xlabel=_TIME, ylabel="change of score" if change else "score")
     axes.set_xlim(_clock(flow)[[0, -1]])
     figure = axes.figure

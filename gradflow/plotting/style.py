@@ -31,7 +31,9 @@ _RC = {
 
 
 @contextlib.contextmanager
-def panels(rows: int = 1, columns: int = 1, *, width: float = 6.4, height: float = 3.6, **options) -> Iterator[tuple[Figure, Axes]]:
+def panels(
+    rows: int = 1, columns: int = 1, *, width: float = 6.4, height: float = 3.6, **options
+) -> Iterator[tuple[Figure, Axes]]:
     """A figure in the package's look, with its axes (an array for more than one)."""
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(width, height))

@@ -54,12 +54,21 @@ class CoOccurrence:
     random_words: Literal["unique", "iid"] = "unique"
 
     def __post_init__(self):
-        require(self.n > 0 and self.n % 6 == 0, f"n must be a positive multiple of 6 (the classes are 1/2, 1/6, 1/6, 1/6), got {self.n}.")
+        require(
+            self.n > 0 and self.n % 6 == 0,
+            f"n must be a positive multiple of 6 (the classes are 1/2, 1/6, 1/6, 1/6), got {self.n}.",
+        )
         require(self.L >= 3, f"L must be at least 3 (a sentence of class I1 holds mu1, mu2 and mu3), got {self.L}.")
-        require(self.random_words in ("unique", "iid"), f"random_words must be 'unique' or 'iid', got {self.random_words!r}.")
+        require(
+            self.random_words in ("unique", "iid"),
+            f"random_words must be 'unique' or 'iid', got {self.random_words!r}.",
+        )
         if self.random_words == "unique":
             least = least_vocabulary(self.n, self.L)
-            require(self.d >= least, f"d = {self.d} is too small for unique random words with n = {self.n}, L = {self.L}: d >= {least} suffices.")
+            require(
+                self.d >= least,
+                f"d = {self.d} is too small for unique random words with n = {self.n}, L = {self.L}: d >= {least} suffices.",
+            )
         else:
             require(self.d >= 4, f"d must be at least 4 (three fixed words and a random one), got {self.d}.")
 

@@ -26,19 +26,25 @@ class Claim:
     holds: bool | None
 
 
-def near(name: str, source: str, predicted: float, measured: float, within: float, why: str, applies: bool = True) -> Claim:
+def near(
+    name: str, source: str, predicted: float, measured: float, within: float, why: str, applies: bool = True
+) -> Claim:
     """|measured - predicted| <= within."""
     holds = bool(abs(measured - predicted) <= within) if applies and math.isfinite(measured) else None
     return Claim(name, source, float(predicted), float(measured), f"+- {within:.2g}: {why}", holds)
 
 
-def at_least(name: str, source: str, statement: str, measured: float, least: float, why: str, applies: bool = True) -> Claim:
+def at_least(
+    name: str, source: str, statement: str, measured: float, least: float, why: str, applies: bool = True
+) -> Claim:
     """measured >= least."""
     holds = bool(measured >= least) if applies and math.isfinite(measured) else None
     return Claim(name, source, statement, float(measured), f">= {least:.2g}: {why}", holds)
 
 
-def at_most(name: str, source: str, statement: str, measured: float, most: float, why: str, applies: bool = True) -> Claim:
+def at_most(
+    name: str, source: str, statement: str, measured: float, most: float, why: str, applies: bool = True
+) -> Claim:
     """measured <= most."""
     holds = bool(measured <= most) if applies and math.isfinite(measured) else None
     return Claim(name, source, statement, float(measured), f"<= {most:.2g}: {why}", holds)
@@ -47,10 +53,16 @@ def at_most(name: str, source: str, statement: str, measured: float, most: float
 def table(claims: Iterable[Claim]) -> str:
     """The claims as a text table, a line each."""
     mark = {True: "holds", False: "FAILS", None: "-"}
-    rows = [(mark[c.holds], c.name, c.source, _number(c.predicted), _number(c.measured), c.tolerance.split(":")[0]) for c in claims]
+    rows = [
+        (mark[c.holds], c.name, c.source, _number(c.predicted), _number(c.measured), c.tolerance.split(":")[0])
+        for c in claims
+    ]
     header = ("", "claim", "source", "predicted", "measured", "tolerance")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
     return "\n".join(lines)
 
 

@@ -29,7 +29,9 @@ class Limits(NamedTuple):
     direction: Float[np.ndarray, " d"] | None = None
 
 
-def limits(tokens: Int[np.ndarray, "n L"], label: Float[np.ndarray, " n"], word_class: Int[np.ndarray, " n"], d: int) -> Limits:
+def limits(
+    tokens: Int[np.ndarray, "n L"], label: Float[np.ndarray, " n"], word_class: Int[np.ndarray, " n"], d: int
+) -> Limits:
     """The limits for one training set, by least distance programming (Lawson and Hanson 1974, ch. 23)."""
     signed_counts = np.stack([y * np.bincount(words, minlength=d) for words, y in zip(tokens, label, strict=True)])
     system = np.vstack([signed_counts.T, np.ones(len(signed_counts))])
@@ -56,5 +58,8 @@ def unique_words_limits(n: int, L: int) -> Limits:
     R = (3 * n - 2 * L) / (2 * n + 4 * L - 6)
     rho = (2 + R) / (1 + R)
     kappa = (R - 1) / (1 + R) + 6 * (L - 2) / n
-    require(kappa <= 2 - rho, f"n = {n} samples are too few for the closed form at L = {L} (about 15 (L - 2) suffice); use limits().")
+    require(
+        kappa <= 2 - rho,
+        f"n = {n} samples are too few for the closed form at L = {L} (about 15 (L - 2) suffice); use limits().",
+    )
     return Limits(R, rho, 1.0, (rho + 2) / kappa)

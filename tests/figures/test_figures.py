@@ -26,10 +26,15 @@ ROOT = Path(figures.__file__).parents[1]
 def runs(batch, weights):
     initial, width = coupled.reduce(weights), coupled.width_of(weights)
     observer = Observer(initial, CoOccurrence(12, 4, initial.G.size).held_out(jax.random.key(9), 40))
-    flow = gradient_flow(coupled.loss, initial, batch, width, times=log_times(1e-2, 100.0, 61), field=coupled.field, save=observer)
+    flow = gradient_flow(
+        coupled.loss, initial, batch, width, times=log_times(1e-2, 100.0, 61), field=coupled.field, save=observer
+    )
     trained = descend(model.loss, weights, batch, learning_rate=1e-2, steps=300, save=observer)
     attributes = dict(sigma0=1.0, sigma1=1.0, random_words="unique", learning_rate=1e-2)
-    return {name: dataset(each, batch, initial, width, **attributes) for name, each in {"flow": flow, "descent": trained}.items()}
+    return {
+        name: dataset(each, batch, initial, width, **attributes)
+        for name, each in {"flow": flow, "descent": trained}.items()
+    }
 
 
 @pytest.mark.parametrize("name", [*pictures.PICTURES, "figure_1"])
@@ -64,7 +69,9 @@ def test_phase_1_is_shaded_until_the_event(runs):
 def test_the_balance_shows_the_limits_of_its_own_training_set(runs):
     flow = runs["flow"]
     limits = max_margin.limits(flow["tokens"].values, flow["label"].values, flow["class"].values, flow.attrs["d"])
-    drawn = {float(line.get_ydata()[0]) for line in pictures.balance(runs).axes[0].lines if len(set(line.get_ydata())) == 1}
+    drawn = {
+        float(line.get_ydata()[0]) for line in pictures.balance(runs).axes[0].lines if len(set(line.get_ydata())) == 1
+    }
     for limit in (limits.R, limits.s1_over_s2, limits.s2_over_s3):
         assert any(abs(limit - value) < 1e-12 for value in drawn)
 

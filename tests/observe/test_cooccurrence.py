@@ -18,7 +18,9 @@ def runs(batch, weights):
     observer = Observer(initial, CoOccurrence(12, 4, initial.G.size).held_out(jax.random.key(9), 40))
     times = log_times(1e-2, 30.0, 25)
     full = gradient_flow(cooccurrence.loss, weights, batch, times=times, save=observer, rtol=1e-9)
-    reduced = gradient_flow(coupled.loss, initial, batch, width, times=times, field=coupled.field, save=observer, rtol=1e-9)
+    reduced = gradient_flow(
+        coupled.loss, initial, batch, width, times=times, field=coupled.field, save=observer, rtol=1e-9
+    )
     trained = descend(cooccurrence.loss, weights, batch, learning_rate=1e-3, steps=300, save=observer)
     return {
         name: dataset(trajectory, batch, initial, width, sigma0=1.0, sigma1=1.0, random_words="unique")

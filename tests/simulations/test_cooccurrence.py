@@ -120,7 +120,10 @@ def test_a_learning_rate_that_diverges_says_at_which_step_and_keeps_what_was_don
 
 
 def _command(*flags):
-    tiny = [f"--{name.replace('_', '-')}={getattr(TINY, name)}" for name in ("n", "L", "m", "m1", "end", "save_points", "held_out")]
+    tiny = [
+        f"--{name.replace('_', '-')}={getattr(TINY, name)}"
+        for name in ("n", "L", "m", "m1", "end", "save_points", "held_out")
+    ]
     return [sys.executable, "-m", "simulations.cooccurrence", *tiny, *flags]
 
 

@@ -69,8 +69,21 @@ def test_every_section_of_the_paper_is_claimed_and_the_verdicts_follow_the_numbe
     _, run = late_run
     held = {claim.name: claim for claim in claims(run)}
     sources = {claim.source for claim in held.values()}
-    theorems = {"Condition 1", "Lemma 4.1", "Lemma 4.2", "Lemma 4.3", "Lemma 4.4", "Lemma 4.5", "Lemma F.5", "Lemma F.6", "E.26-28"}
-    assert theorems | {"Theorem 3.1", "Theorem 3.2", "Theorem 3.3", "Theorem F.8", "max-margin limit", "four-point flow"} <= sources
+    theorems = {
+        "Condition 1",
+        "Lemma 4.1",
+        "Lemma 4.2",
+        "Lemma 4.3",
+        "Lemma 4.4",
+        "Lemma 4.5",
+        "Lemma F.5",
+        "Lemma F.6",
+        "E.26-28",
+    }
+    assert (
+        theorems | {"Theorem 3.1", "Theorem 3.2", "Theorem 3.3", "Theorem F.8", "max-margin limit", "four-point flow"}
+        <= sources
+    )
     assert held["R at the end"].holds and held["A[mu2,mu1] rises in Phase 2"].holds
     assert held["at the start |F| <= 0.01"].holds is False  # F(0) is of order sigma0 |u| = 1/2 at these scales
     assert held["the generalisation loss ends below 1/m"].holds is False

@@ -56,7 +56,9 @@ def test_the_flow_equals_the_class_sums_of_the_paper(flow):
 def test_the_max_margin_direction_solves_the_hard_margin_problem_by_a_general_solver():
     signed = four_point.LABELS[:, None] * four_point.POINTS
     constraint = {"type": "ineq", "fun": lambda w: signed @ w - 1}
-    found = minimize(lambda w: w @ w, np.array([3.0, 3.0, -4.0]), constraints=constraint, method="SLSQP", options={"ftol": 1e-14})
+    found = minimize(
+        lambda w: w @ w, np.array([3.0, 3.0, -4.0]), constraints=constraint, method="SLSQP", options={"ftol": 1e-14}
+    )
     np.testing.assert_allclose(found.x, four_point.MAX_MARGIN_DIRECTION, atol=1e-6)
 
 

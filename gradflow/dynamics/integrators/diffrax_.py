@@ -79,7 +79,9 @@ def _first_step(problem: Problem) -> float:
     velocity = eqx.filter_jit(problem.field)(problem.y0, *problem.data)
 
     def in_tolerances(tree):
-        return _largest_leaf_rms(jax.tree.map(lambda leaf, y: leaf / (problem.atol + problem.rtol * abs(y)), tree, problem.y0))
+        return _largest_leaf_rms(
+            jax.tree.map(lambda leaf, y: leaf / (problem.atol + problem.rtol * abs(y)), tree, problem.y0)
+        )
 
     size, speed = float(in_tolerances(problem.y0)), float(in_tolerances(velocity))
     span = float(problem.times[-1] - problem.times[0])
