@@ -99,6 +99,29 @@ def test_every_method_dissipates_what_the_loss_loses(valley):
     np.testing.assert_allclose(flow.dissipated, losses[0] - losses, rtol=0, atol=100 * 1e-7)
 
 
+def wide_valley(params):
+    return 0.5 * jnp.sum(jnp.arange(1, 2002) / 2001 * params**2)
+
+
+def counting_wide_field(params):
+    jax.debug.callback(lambda: counted.append(1))
+    gradient = jax.grad(wide_valley)(params)
+    return -gradient, gradient @ gradient
+
+
+def test_evaluations_behind_finite_differences_are_counted():
+    """2001 variables and the energy: BDF takes its Jacobian from that many evaluations, which scipy's nfev leaves out."""
+    jax.effects_barrier()
+    counted.clear()
+    times = np.array([0.0, 0.1])
+    flow = gradient_flow(wide_valley, jnp.ones(2001), times=times, method="BDF", rtol=1e-3, field=counting_wide_field)
+    jax.effects_barrier()
+    assert flow.complete
+    assert flow.cost.evaluations == len(counted) > 2002 and flow.cost.jacobians == 0
+    exact = np.exp(-0.1 * np.arange(1, 2002) / 2001)
+    np.testing.assert_allclose(flow.states[-1], exact, rtol=0, atol=100 * 1e-3)
+
+
 # ------------------------------------------------------------------------------------------ one logistic loss, for ever
 
 
@@ -271,6 +294,14 @@ def test_a_variable_that_left_the_finite_range_is_named():
     flow = ended(explosion, "odeint")
     assert not np.isfinite(flow.final["x"])
     assert "left the finite range before t = " in flow.status and "['x']" in flow.status
+
+
+@pytest.mark.parametrize("method", PATHS)
+def test_a_start_that_is_not_finite_ends_the_run_at_once_and_is_named(method):
+    start = {"still": jnp.array(0.0), "x": jnp.array(jnp.nan)}
+    flow = gradient_flow(explosion, start, times=linear_times(2.4, 26), method=method, max_steps=3000)
+    assert flow.status.startswith("left the finite range before t = 0: ['x'];")
+    np.testing.assert_array_equal(flow.times, [0.0])
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
