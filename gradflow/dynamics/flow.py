@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from gradflow.dynamics import progress
-from gradflow.dynamics.integrators import Chunk, Problem, solver_of
+from gradflow.dynamics.integrators import Chunk, Problem, require_room, solver_of
 from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
 from gradflow.dynamics.watch import Watch, as_arrays, not_finite, squared_norm
 from gradflow.errors import require
@@ -62,6 +62,7 @@ def gradient_flow(
     velocity = _Velocity(loss, field)
     watch = Watch.begin(loss, save, invariants, params, data)
     start = (params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))))
+    require_room(method, sum(leaf.size for leaf in jax.tree.leaves(start)))
     problem = Problem(velocity, _OnPair(watch), start, data, times, rtol, atol, max_steps)
 
     began = time.perf_counter()

@@ -311,7 +311,7 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
     assert all(method in str(refusal.value) for method in METHODS)
 
 
-@pytest.mark.parametrize("method", ["LSODA", "BDF", "Radau"])
+@pytest.mark.parametrize("method", ["kvaerno5", "LSODA", "BDF", "Radau"])
 def test_implicit_methods_refuse_systems_whose_jacobian_is_too_large(method):
     with pytest.raises(InputError, match="dense Jacobian, which 50002 variables do not allow"):
         gradient_flow(lambda p: jnp.sum(p**2), jnp.ones(50_001), times=[0.0, 1.0], method=method)

@@ -20,6 +20,8 @@ _FILES = {
 }
 METHODS = tuple(method for methods in _FILES.values() for method in methods)
 CHUNKS = 12
+IMPLICIT = ("kvaerno5", "LSODA", "BDF", "Radau")
+LARGEST_DENSE_JACOBIAN = 20_000  # variables: 3 GB in float64, and as much again to factor it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,14 @@ def solver_of(method: str) -> tuple[str, Callable[[Problem, str], Iterator[Chunk
         if method in methods:
             return library, import_module(f"{__name__}.{library}_").solve
     require(False, f"Unknown method {method!r}; known are {', '.join(METHODS)}.")
+
+
+def require_room(method: str, variables: int) -> None:
+    """Refuse an implicit method where its dense Jacobian would not fit into memory."""
+    require(
+        method not in IMPLICIT or variables <= LARGEST_DENSE_JACOBIAN,
+        f"{method} needs a dense Jacobian, which {variables} variables do not allow; use tsit5 or DOP853.",
+    )
 
 
 def stretches(times: np.ndarray) -> list[np.ndarray]:

@@ -13,21 +13,14 @@ import numpy as np
 import scipy.integrate
 from jax.flatten_util import ravel_pytree
 
-from gradflow.dynamics.integrators import Chunk, Problem, out_of_steps, stretches
-from gradflow.errors import require
+from gradflow.dynamics.integrators import IMPLICIT, Chunk, Problem, out_of_steps, stretches
 
-_IMPLICIT = ("LSODA", "BDF", "Radau")
 _LARGEST_EXACT_JACOBIAN = 2000  # variables; beyond, scipy takes finite differences
-_LARGEST_DENSE_JACOBIAN = 40_000
 
 
 def solve(problem: Problem, method: str) -> Iterator[Chunk]:
     """Yield the solution chunk by chunk; see `gradflow.dynamics.integrators`."""
     y0, unravel = ravel_pytree(problem.y0)
-    require(
-        method not in _IMPLICIT or y0.size <= _LARGEST_DENSE_JACOBIAN,
-        f"{method} needs a dense Jacobian, which {y0.size} variables do not allow; use tsit5 or DOP853.",
-    )
     counts = {"evaluations": 0, "jacobians": 0}
     field, field_jacobian = _flat_field(problem, unravel)
     save = eqx.filter_jit(lambda y, data: problem.save(unravel(y), *data))
@@ -40,7 +33,7 @@ def solve(problem: Problem, method: str) -> Iterator[Chunk]:
         counts["jacobians"] += 1
         return np.asarray(field_jacobian(y, problem.data))
 
-    options = {"jac": jacobian} if method in _IMPLICIT and y0.size <= _LARGEST_EXACT_JACOBIAN else {}
+    options = {"jac": jacobian} if method in IMPLICIT and y0.size <= _LARGEST_EXACT_JACOBIAN else {}
     yield Chunk(_stack([save(y0, problem.data)]), problem.y0, evaluations=0, accepted=0, rejected=None)
     stepper = getattr(scipy.integrate, method)(
         fun, problem.times[0], np.asarray(y0), problem.times[-1], rtol=problem.rtol, atol=problem.atol, **options
