@@ -139,7 +139,7 @@ def _check_tolerances(params: PyTree, rtol: float, atol: float) -> None:
         f"rtol must be at least {least:.1g}, which is what {dtype} can hold, got {rtol}.{hint}",
     )
     require(math.isfinite(atol) and atol >= 0, f"atol must be >= 0, got {atol}.")
-    sizes = [float(jnp.sqrt(jnp.mean(leaf**2))) for leaf in jax.tree.leaves(params)]
+    sizes = [float(np.sqrt(np.mean(np.square(leaf)))) for leaf in jax.tree.leaves(params)]
     smallest = min([size for size in sizes if size > 0], default=np.inf)
     if atol > 1e-3 * smallest:
         warnings.warn(

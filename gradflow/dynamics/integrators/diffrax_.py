@@ -24,8 +24,8 @@ def solve(problem: Problem, method: str) -> Iterator[Chunk]:
     """Yield the solution chunk by chunk; see `gradflow.dynamics.integrators`."""
     counter = EvaluationCounter() if method == "kvaerno5" else None
     state, t = problem.y0, problem.times[0]
-    step = _first_step(problem)
     tolerances = jnp.asarray(problem.rtol), jnp.asarray(problem.atol)
+    step = _first_step(problem, *tolerances)
     start = jax.tree.map(lambda leaf: leaf[None], eqx.filter_jit(problem.save)(state, *problem.data))
     yield Chunk(start, state, evaluations=1, accepted=0, rejected=0)
     for stretch in stretches(problem.times):
@@ -40,7 +40,7 @@ def solve(problem: Problem, method: str) -> Iterator[Chunk]:
             yield Chunk(None, state, **cost, failure=out_of_steps(problem.max_steps))
             return
         distinct = np.searchsorted(stretch, stretch[-1]) + 1
-        yield Chunk(jax.tree.map(lambda leaf, kept=distinct: leaf[:kept], saved), reached, **cost)
+        yield Chunk(jax.tree.map(lambda leaf, kept=distinct: np.asarray(leaf)[:kept], saved), reached, **cost)
         step = _next_step(t, stretch[-1], accepted)
         state, t = reached, stretch[-1]
 
@@ -74,16 +74,19 @@ def _largest_leaf_rms(y) -> jax.Array:
     return jnp.stack([optx.rms_norm(leaf) for leaf in jax.tree.leaves(y)]).max()
 
 
-def _first_step(problem: Problem) -> float:
-    """A hundredth of the time in which the state would change by its own size (Hairer, Norsett, Wanner II.4), the span at most."""
-    velocity = eqx.filter_jit(problem.field)(problem.y0, *problem.data)
+@eqx.filter_jit
+def _scales(field, y0, data, rtol, atol):
+    """Sizes of the state and of its velocity, in units of the tolerance."""
 
     def in_tolerances(tree):
-        return _largest_leaf_rms(
-            jax.tree.map(lambda leaf, y: leaf / (problem.atol + problem.rtol * abs(y)), tree, problem.y0)
-        )
+        return _largest_leaf_rms(jax.tree.map(lambda leaf, y: leaf / (atol + rtol * abs(y)), tree, y0))
 
-    size, speed = float(in_tolerances(problem.y0)), float(in_tolerances(velocity))
+    return in_tolerances(y0), in_tolerances(field(y0, *data))
+
+
+def _first_step(problem: Problem, rtol: jax.Array, atol: jax.Array) -> float:
+    """A hundredth of the time in which the state would change by its own size (Hairer, Norsett, Wanner II.4), or the whole span."""
+    size, speed = map(float, _scales(problem.field, problem.y0, problem.data, rtol, atol))
     span = float(problem.times[-1] - problem.times[0])
     return min(0.01 * max(size, 1e-3) / speed, span) if speed > 0 else span
 
