@@ -99,6 +99,21 @@ def test_every_method_dissipates_what_the_loss_loses(valley):
     np.testing.assert_allclose(flow.dissipated, losses[0] - losses, rtol=0, atol=100 * 1e-7)
 
 
+def one_of_many(params):
+    return 0.5 * params["x"] ** 2 + 0.0 * jnp.sum(params["still"])
+
+
+def test_numbers_that_stand_still_do_not_loosen_the_tolerance_of_one_that_moves():
+    """diffrax, with a norm for each leaf: ten thousand idle numbers in another leaf change no step."""
+    times = linear_times(5.0, 14)
+    few, many = (
+        gradient_flow(one_of_many, {"still": jnp.zeros(size), "x": jnp.array(1.0)}, times=times, method="tsit5")
+        for size in (1, 10_000)
+    )
+    assert (many.cost.accepted, many.cost.rejected) == (few.cost.accepted, few.cost.rejected)
+    np.testing.assert_allclose(many.states["x"], few.states["x"], rtol=1e-14)  # the same steps, up to rounding
+
+
 def wide_valley(params):
     return 0.5 * jnp.sum(jnp.arange(1, 2002) / 2001 * params**2)
 
@@ -120,6 +135,18 @@ def test_evaluations_behind_finite_differences_are_counted():
     assert flow.cost.evaluations == len(counted) > 2002 and flow.cost.jacobians == 0
     exact = np.exp(-0.1 * np.arange(1, 2002) / 2001)
     np.testing.assert_allclose(flow.states[-1], exact, rtol=0, atol=100 * 1e-3)
+
+
+def moving_part(params):
+    return 0.5 * jnp.sum(jnp.array([0.5, 1.0, 3.0]) * params["moving"] ** 2)
+
+
+def test_numbers_that_stand_still_do_not_dilute_the_tolerance_of_those_that_move():
+    """One norm over all numbers would forgive the three that move a hundredfold error and take fewer steps."""
+    start, times = jnp.array([1.0, -2.0, 0.5]), linear_times(5.0, 13)
+    alone = gradient_flow(moving_part, {"moving": start}, times=times)
+    among = gradient_flow(moving_part, {"moving": start, "still": jnp.ones(30_000)}, times=times)
+    assert among.cost.accepted >= alone.cost.accepted - 1  # the first step is chosen from both leaves
 
 
 # ------------------------------------------------------------------------------------------ one logistic loss, for ever
