@@ -11,24 +11,12 @@ from scipy.stats import ks_2samp
 
 from gradflow import InputError, gradient_flow, linear_times
 from gradflow.models import cooccurrence, coupled
-from gradflow.tasks.cooccurrence import Batch
+from tests.cases import case
 
 NAMES = ("G", "S", "Gamma_V", "A", "Gamma_K", "Gamma_Q")
 
 #        n, L, d, m, m1: awkward sizes, with and without repeated words, m below and above 2 d
 SIZES = [(6, 3, 7, 5, 3), (18, 5, 30, 24, 4), (30, 7, 4, 9, 1)]
-
-
-@functools.cache
-def case(n, L, d, m, m1):
-    """Sentences of random words and weights large enough for attention far from uniform."""
-    rng = np.random.default_rng(n)
-    batch = Batch(jnp.array(rng.integers(d, size=(n, L))), jnp.array(rng.choice([-1.0, 1.0], n)), jnp.zeros(n, int))
-    shapes = {"W": (m1, m), "W_V": (m, d), "W_K": (m, d), "W_Q": (m, d)}
-    matrices = {
-        name: jnp.array(rng.normal(scale=0.4 if name == "W" else 0.8, size=shape)) for name, shape in shapes.items()
-    }
-    return cooccurrence.Weights(**matrices, a=jnp.array(rng.choice([-1.0, 1.0], m1))), batch
 
 
 reduce, field = jax.jit(coupled.reduce), jax.jit(coupled.field)
