@@ -34,6 +34,7 @@ def descend(
     batch_size: int | None = None,
     sampling: Sampling = "without_replacement",
     key: PRNGKeyArray | None = None,
+    step: Callable | None = None,
     save_steps: np.ndarray | None = None,
     save: Callable | None = None,
     invariants: Callable | None = None,
@@ -45,6 +46,8 @@ def descend(
                 descent. SGD needs a `key`
     sampling    without_replacement: a fresh permutation each epoch (an incomplete last batch is left out);
                 with_replacement: independent draws each step
+    step        `step(state, learning_rate, *minibatch) -> (state, squared gradient norm of the weights)`, for a descent
+                that is written in other variables than the weights. Default: (params - learning_rate grad, |grad|^2)
     save_steps  ascending steps at which to save, from 0; default: `log_steps(steps)`
     save, invariants   as in `gradient_flow`; both see the whole data
 
@@ -58,6 +61,7 @@ def descend(
     minibatches = _Minibatches.plan(data, batch_size, sampling, key)
     params, data = as_arrays(params), as_arrays(data)
     watch = Watch.begin(loss, save, invariants, params, data)
+    one_step = _GradientStep(loss) if step is None else step
 
     began = time.perf_counter()
     observe = eqx.filter_jit(watch)
@@ -71,7 +75,7 @@ def descend(
     ) as reports:
         try:
             for until in save_steps[1:]:
-                training = _advance(loss, minibatches, training, data, jnp.asarray(learning_rate), jnp.asarray(until))
+                training = _advance(one_step, minibatches, training, data, jnp.asarray(learning_rate), jnp.asarray(until))
                 seen = observe(training.params, training.dissipated, *data)
                 if not (bool(training.finite) and math.isfinite(seen.loss)):
                     step, names = int(training.step), not_finite(training.params) or "loss or gradient"
@@ -111,18 +115,25 @@ class _Training(eqx.Module):
     finite: jax.Array
 
 
+class _GradientStep(eqx.Module):
+    """params - learning_rate * grad loss, and |grad loss|^2."""
+
+    loss: Callable
+
+    def __call__(self, params, learning_rate, *data):
+        gradient = jax.grad(self.loss)(params, *data)
+        return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient), squared_norm(gradient)
+
+
 @eqx.filter_jit
-def _advance(loss, minibatches, training, data, learning_rate, until) -> _Training:
+def _advance(one_step, minibatches, training, data, learning_rate, until) -> _Training:
     """Train up to step `until`, or to the first step whose gradient is not finite."""
 
-    def one_step(training):
-        minibatch = minibatches.at(training.step, data)
-        gradient = jax.grad(loss)(training.params, *minibatch)
-        energy = squared_norm(gradient)
-        params = jax.tree.map(lambda p, g: p - learning_rate * g, training.params, gradient)
+    def advanced(training):
+        params, energy = one_step(training.params, learning_rate, *minibatches.at(training.step, data))
         return _Training(params, training.dissipated + learning_rate * energy, training.step + 1, jnp.isfinite(energy))
 
-    return jax.lax.while_loop(lambda training: (training.step < until) & training.finite, one_step, training)
+    return jax.lax.while_loop(lambda training: (training.step < until) & training.finite, advanced, training)
 
 
 class _Minibatches(eqx.Module):

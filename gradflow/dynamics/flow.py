@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from gradflow.dynamics import progress
 from gradflow.dynamics.integrators import Chunk, Problem, require_room, solver_of
@@ -42,8 +42,8 @@ def gradient_flow(
     times       (T,) ascending, where to save; the first is the start. See `linear_times` and `log_times`
     method      tsit5, dopri8, kvaerno5 (diffrax); RK45, DOP853, LSODA, BDF, Radau (scipy); odeint (jax)
     rtol, atol  tolerances of the integrator's error in one step; atol is rtol / 1000 unless given
-    field       `field(state, *data) -> (velocity, squared speed of the weights)`, for a flow that is written in other
-                variables than the weights. Default: (-grad loss, |grad loss|^2)
+    field       `field(state, *data) -> (velocity, -dLoss/dt)`, for a flow that is written in other variables than the
+                weights, or that is no plain gradient flow. Default: (-grad loss, |grad loss|^2)
     save        `save(state, *data)` is kept at each time, as `states`; default: the state itself
     invariants  `invariants(state, *data) -> {name: array}` that should stay constant; their drift is reported
     max_steps   most steps between two progress reports (about a twelfth of the run)
@@ -59,7 +59,7 @@ def gradient_flow(
     atol = rtol / 1000 if atol is None else atol
     _check_tolerances(params, rtol, atol)
 
-    velocity = _Velocity(loss, field)
+    velocity = _Velocity(field or GradientField(loss))
     watch = Watch.begin(loss, save, invariants, params, data)
     start = (params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))))
     require_room(method, sum(leaf.size for leaf in jax.tree.leaves(start)))
@@ -106,18 +106,23 @@ def gradient_flow(
     )
 
 
+class GradientField(eqx.Module):
+    """The field of a plain gradient flow: -grad loss and |grad loss|^2."""
+
+    loss: Callable
+
+    def __call__(self, params: PyTree, *data: PyTree) -> tuple[PyTree, Float[Array, ""]]:
+        gradient = jax.grad(self.loss)(params, *data)
+        return jax.tree.map(jnp.negative, gradient), squared_norm(gradient)
+
+
 class _Velocity(eqx.Module):
     """Velocity of the pair (params, dissipated energy)."""
 
-    loss: Callable
-    field: Callable | None
+    field: Callable
 
     def __call__(self, pair, *data):
-        params, _ = pair
-        if self.field is not None:
-            return self.field(params, *data)
-        gradient = jax.grad(self.loss)(params, *data)
-        return jax.tree.map(jnp.negative, gradient), squared_norm(gradient)
+        return self.field(pair[0], *data)
 
 
 class _OnPair(eqx.Module):

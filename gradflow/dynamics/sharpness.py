@@ -10,27 +10,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from gradflow.dynamics.flow import GradientField
 from gradflow.dynamics.watch import as_arrays, squared_norm
 
 
-def sharpness(loss: Callable, params: PyTree, *data: PyTree, iterations: int = 40) -> Float[Array, ""]:
+def sharpness(
+    loss: Callable, params: PyTree, *data: PyTree, field: Callable | None = None, iterations: int = 40
+) -> Float[Array, ""]:
     """Largest eigenvalue, in size, of the Hessian of `loss(params, *data)`, by power iteration from the gradient.
 
-    A lower bound, off by less than (second / largest eigenvalue)^(2 * iterations) of itself.
+    With `field` (as in `gradient_flow`), that of the field's Jacobian. A lower bound where the Jacobian is symmetric, off by
+    less than (second / largest eigenvalue)^(2 * iterations) of itself.
     """
-    return _power_iteration(loss, as_arrays(params), as_arrays(data), iterations)
+    return largest_eigenvalue(field or GradientField(loss), as_arrays(params), as_arrays(data), iterations)
 
 
 @eqx.filter_jit
-def _power_iteration(loss, params, data, iterations):
-    gradient = jax.grad(loss)
+def largest_eigenvalue(field: Callable, state: PyTree, data: tuple, iterations: int) -> Float[Array, ""]:
+    """The largest eigenvalue, in size, of the Jacobian of `field(state, *data)[0]`, by power iteration from the velocity."""
 
-    def hessian_times(v):
-        return jax.jvp(lambda p: gradient(p, *data), (params,), (v,))[1]
+    def velocity(y):
+        return field(y, *data)[0]
 
     def normalised(v):
-        return jax.tree.map(lambda leaf: leaf / jnp.sqrt(squared_norm(v)), v)
+        size = jnp.sqrt(squared_norm(v))
+        return jax.tree.map(lambda leaf: leaf / jnp.where(size > 0, size, 1), v), size
 
-    v = normalised(gradient(params, *data))
-    v = jax.lax.fori_loop(0, iterations, lambda _, v: normalised(hessian_times(v)), v)
-    return jnp.sqrt(squared_norm(hessian_times(v)))
+    def iterate(_, v_and_size):
+        return normalised(jax.jvp(velocity, (state,), (v_and_size[0],))[1])
+
+    return jax.lax.fori_loop(0, iterations + 1, iterate, normalised(velocity(state)))[1]

@@ -2,17 +2,20 @@
 
 Yang et al. (2024), App. C, names the variables; on the words mu_1..mu_d they close (derivatives are d/dt, r and D below):
 
-    variable                         shape     flow
-    G       = W_V^T u                (d,)      dG       = S r + m1 Gamma_V r
-    S       = |u|^2, u = W^T a       ()        dS       = 2 m1 r.G
-    Gamma_V = W_V^T W_V              (d, d)    dGamma_V = r G^T + G r^T
-    A       = W_K^T W_Q              (d, d)    dA       = D Gamma_Q + Gamma_K D
-    Gamma_K = W_K^T W_K              (d, d)    dGamma_K = A D^T + D A^T
-    Gamma_Q = W_Q^T W_Q              (d, d)    dGamma_Q = A^T D + D^T A
+    variable                      shape     flow                              and of a step of descent, at h^2
+    G       = W_V^T u             (d,)      dG       = S r + m1 Gamma_V r     m1 (r.G) r
+    S       = |u|^2, u = W^T a    ()        dS       = 2 m1 r.G               m1^2 r.Gamma_V r
+    Gamma_V = W_V^T W_V           (d, d)    dGamma_V = r G^T + G r^T          S r r^T
+    A       = W_K^T W_Q           (d, d)    dA       = D Gamma_Q + Gamma_K D  D A^T D
+    Gamma_K = W_K^T W_K           (d, d)    dGamma_K = A D^T + D A^T          D Gamma_Q D^T
+    Gamma_Q = W_Q^T W_Q           (d, d)    dGamma_Q = A^T D + D^T A          D^T Gamma_K D
 
 The loss depends on G and A alone, and r = -dLoss/dG, D = -dLoss/dA are its gradient there, so automatic differentiation
 yields both from the d-sized loss. This is exact at every finite width. m enters through the score scale 1/sqrt(m) and m1
 through the readout's rate, so the `Width` travels with the data.
+
+Gradient descent closes in these variables, too: each is a product of two weights, which move by h times their velocity,
+so a step of learning rate h adds h times the flow's column and h^2 times the last one, and nothing else.
 """
 
 from typing import NamedTuple
@@ -76,8 +79,32 @@ def loss(state: Coupled, batch: Batch, width: Width) -> Float[Array, ""]:
 
 def field(state: Coupled, batch: Batch, width: Width) -> tuple[Coupled, Float[Array, ""]]:
     """Velocity of the coupled state under gradient flow of the weights, and the weights' squared speed -dLoss/dt."""
+    return _velocity(state, *_forces(state, batch, width), width)
+
+
+def second_order(state: Coupled, batch: Batch, width: Width) -> Coupled:
+    """What a step of gradient descent of the weights adds at second order in the learning rate (table above)."""
+    return _second_order(state, *_forces(state, batch, width), width)
+
+
+def step(
+    state: Coupled, learning_rate: Float[Array, ""], batch: Batch, width: Width
+) -> tuple[Coupled, Float[Array, ""]]:
+    """One step of gradient descent of the weights, exact at every width, and |grad Loss|^2; for `descend(step=...)`."""
+    r, D = _forces(state, batch, width)
+    velocity, squared_speed = _velocity(state, r, D, width)
+    bend = _second_order(state, r, D, width)
+    moved = jax.tree.map(lambda y, f, q: y + learning_rate * (f + learning_rate * q), state, velocity, bend)
+    return moved, squared_speed
+
+
+def _forces(state: Coupled, batch: Batch, width: Width) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """r = -dLoss/dG and D = -dLoss/dA."""
     minus_r, minus_D = jax.grad(word_loss, argnums=(0, 1))(state.G, state.A, batch, width)
-    r, D = -minus_r, -minus_D
+    return -minus_r, -minus_D
+
+
+def _velocity(state: Coupled, r: Array, D: Array, width: Width) -> tuple[Coupled, Float[Array, ""]]:
     S, m1 = state.S, width.m1
     D_Gamma_Q, Gamma_K_D = D @ state.Gamma_Q, state.Gamma_K @ D
     A_DT, AT_D = state.A @ D.T, state.A.T @ D
@@ -93,6 +120,18 @@ def field(state: Coupled, batch: Batch, width: Width) -> tuple[Coupled, Float[Ar
     )
     squared_speed = m1 * (r @ Gamma_V_r) + S * (r @ r) + jnp.vdot(D, D_Gamma_Q) + jnp.vdot(D, Gamma_K_D)
     return velocity, squared_speed
+
+
+def _second_order(state: Coupled, r: Array, D: Array, width: Width) -> Coupled:
+    m1 = width.m1
+    return Coupled(
+        G=m1 * (r @ state.G) * r,
+        S=m1**2 * (r @ state.Gamma_V @ r),
+        Gamma_V=state.S * jnp.outer(r, r),
+        A=D @ state.A.T @ D,
+        Gamma_K=D @ state.Gamma_Q @ D.T,
+        Gamma_Q=D.T @ state.Gamma_K @ D,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- initial states
