@@ -75,7 +75,9 @@ def descend(
     ) as reports:
         try:
             for until in save_steps[1:]:
-                training = _advance(one_step, minibatches, training, data, jnp.asarray(learning_rate), jnp.asarray(until))
+                training = _advance(
+                    one_step, minibatches, training, data, jnp.asarray(learning_rate), jnp.asarray(until)
+                )
                 seen = observe(training.params, training.dissipated, *data)
                 if not (bool(training.finite) and math.isfinite(seen.loss)):
                     step, names = int(training.step), not_finite(training.params) or "loss or gradient"

@@ -54,7 +54,9 @@ def modified_flow(
     at the start), where no flow describes descent.
     """
     require(order in (1, 2, 3), f"order must be 1, 2 or 3, got {order}.")
-    equation = ModifiedEquation(loss, jnp.asarray(learning_rate, float), order, field or GradientField(loss), second_order)
+    equation = ModifiedEquation(
+        loss, jnp.asarray(learning_rate, float), order, field or GradientField(loss), second_order
+    )
     require_derivatives(equation, params, data, order)
     require_stable(loss, params, data, learning_rate, field)
     run = gradient_flow(loss, params, *data, times=times, field=equation, **options)
@@ -123,4 +125,6 @@ def require_derivatives(field: Callable, state: PyTree, data: tuple, times: int)
         jax.eval_shape(field, as_arrays(state), *as_arrays(data))
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"The loss must be a smooth scalar function, {times} times differentiable: {reason}") from error
+        raise InputError(
+            f"The loss must be a smooth scalar function, {times} times differentiable: {reason}"
+        ) from error

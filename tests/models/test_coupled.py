@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from gradflow import InputError, gradient_flow, linear_times
+from gradflow import InputError, descend, gradient_flow, linear_times
 from gradflow.models import cooccurrence, coupled
 from tests.cases import case
 
@@ -301,3 +301,37 @@ def test_draws_concentrate_at_the_infinite_width_start_like_one_over_root_m():
             mean_squares.setdefault(name, []).append(float(squares.mean()))
     for name, (narrow, wide) in mean_squares.items():
         assert 9 < np.sqrt(narrow / wide) < 11, name  # a hundred times the width: ten times nearer
+
+
+# ------------------------------------------------------------------------------------------------------ exact descent
+
+
+def of_weights(weights, batch):
+    return coupled.reduce(weights)
+
+
+@pytest.mark.parametrize("minibatches", [{}, {"batch_size": 5, "key": jax.random.key(2)}], ids=["all", "SGD"])
+def test_descent_closes_in_the_coupled_variables(batch, weights, minibatches):
+    """A thousand steps far beyond where flow describes descent at first: rate * sharpness = 3.7."""
+    options = dict(learning_rate=0.3, steps=1000, **minibatches)
+    full = descend(cooccurrence.loss, weights, batch, save=of_weights, **options)
+    width = coupled.width_of(weights)
+    exact = descend(coupled.loss, coupled.reduce(weights), batch, width, step=coupled.step, **options)
+    for name in NAMES:
+        off = np.abs(getattr(full.states, name) - getattr(exact.states, name)).max()
+        assert off <= 1e-12 * np.abs(getattr(full.states, name)).max(), name  # a thousand rounded steps
+    np.testing.assert_allclose(exact.loss, full.loss, rtol=1e-12)
+    np.testing.assert_allclose(exact.dissipated, full.dissipated, rtol=1e-12)
+    assert full.loss[-1] < 0.01 * full.loss[0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_step_is_the_flow_and_its_second_order(size):
+    weights, batch = case(*size)
+    state, width = reduce(weights), coupled.width_of(weights)
+    after, _ = jax.jit(coupled.step)(state, 0.2, batch, width)
+    velocity, bend = field(state, batch, width)[0], jax.jit(coupled.second_order)(state, batch, width)
+    for name in NAMES:
+        y, f, q = (np.asarray(getattr(tree, name)) for tree in (state, velocity, bend))
+        np.testing.assert_allclose(getattr(after, name), y + 0.2 * f + 0.04 * q, rtol=1e-13, atol=1e-13)  # rounding
+        assert np.abs(q).max() > 0
