@@ -1,4 +1,4 @@
-"""SGD in continuous time: the stochastic differential equations whose averages follow those of minibatch training.
+"""SGD in continuous time: the stochastic differential equation whose averages follow those of minibatch training.
 
 With minibatches of b out of n samples drawn with replacement, g_B the gradient of one and Sigma its covariance (Li, Tai, E
 2017, arXiv 1511.06251; 2019, arXiv 1811.01558), in Ito's sense,
@@ -6,18 +6,16 @@ With minibatches of b out of n samples drawn with replacement, g_B the gradient 
     dX = -grad L dt + sqrt(h Sigma) dW                       weak error O(h)      order 1
     dX = -grad(L + (h/4) |grad L|^2) dt + sqrt(h Sigma) dW   weak error O(h^2)    order 2
 
-Two identities keep this cheap and free of (P, P) matrices. The noise is the gradient of a loss with random weights,
-sqrt(Sigma) dW = sum_i w_i grad l_i with w_i = (dW_i - mean dW) / sqrt(n b) and n independent W_i. And the drift that turns
-Ito's integral into Stratonovich's, which the solvers take, is the gradient of -(h/4) tr Sigma, so that order 2 becomes
+Two identities keep this cheap. The noise is the gradient of a loss with random weights, so that no (P, P) matrix is formed:
+sqrt(Sigma) dW = sum_i w_i grad l_i with w_i = (dW_i - mean dW) / sqrt(n b) and n independent dW_i. And what turns the Ito
+integral into Stratonovich's, which the solver takes, is a drift -(h/4) grad tr Sigma, so that order 2 becomes
 
     dX = -grad(L + (h/4) E|g_B|^2) dt + sqrt(h Sigma) o dW,   E|g_B|^2 = |grad L|^2 + tr Sigma.
 
-Without replacement the noise of an epoch cancels up to O(h^2), and what stays on average is the gradient flow of that same
-loss (Smith, Dherin, Barrett, De 2021, arXiv 2101.12176), with tr Sigma smaller by (n - b) / (n - 1).
+Without replacement the noise of an epoch cancels up to O(h^2), and what remains on average is the gradient flow of the same
+L + (h/4) E|g_B|^2 (Smith, Dherin, Barrett, De 2021, arXiv 2101.12176), with tr Sigma smaller by (n - b) / (n - 1).
 """
 
-import math
-import time
 from collections.abc import Callable
 
 import diffrax
@@ -25,21 +23,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gradflow.dynamics import progress
 from gradflow.dynamics.descent import Sampling
-from gradflow.dynamics.modified import along
-from gradflow.dynamics.watch import squared_norm
-from gradflow.errors import require
+from gradflow.dynamics.watch import inner, squared_norm
 
 
-class SGDFlow(eqx.Module):
-    """The flow that SGD follows on average, for `gradient_flow(field=...)`: -grad(L + (h/4) E|g_B|^2), and -dL/dt along it.
+class MeanSGD(eqx.Module):
+    """The flow of L + (h/4) E|g_B|^2, for `gradient_flow(field=...)`: where SGD without replacement goes on average.
 
-    To O(h^2) for SGD without replacement, over whole epochs. data[0] holds the samples along its leading axis, and the loss
-    is their mean.
+    data[0] holds the n samples along the leading axis of its arrays; the loss is their mean.
     """
 
     loss: Callable
@@ -48,10 +41,83 @@ class SGDFlow(eqx.Module):
     sampling: Sampling = eqx.field(static=True, default="without_replacement")
 
     def __call__(self, params: PyTree, *data: PyTree) -> tuple[PyTree, Float[Array, ""]]:
-        velocity = jax.grad(lambda p: -self.regularised_loss(p, *data))(params)
-        return velocity, -along(lambda p: self.loss(p, *data), params, velocity)
+        def energy(p):
+            gradient, noise = minibatch_moments(self.loss, self.batch_size, self.sampling, p, *data)
+            return self.loss(p, *data) + self.learning_rate / 4 * (gradient + noise)
 
-    def regularised_loss(self, params: PyTree, *data: PyTree) -> Float[Array, ""]:
-        """L + (h/4) E|g_B|^2."""
-        gradient, noise = minibatch_gradient(self.loss, self.batch_size, self.sampling, params, *data)
-        return self.loss(params, *data) + self.learning_rate / 4 * (gradient + noise)
+        velocity = jax.tree.map(jnp.negative, jax.grad(energy)(params))
+        return velocity, -inner(jax.grad(self.loss)(params, *data), velocity)
+
+
+def minibatch_moments(
+    loss: Callable, batch_size: float | Array, sampling: Sampling, params: PyTree, *data: PyTree
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """|grad L|^2 and tr Sigma: the squared mean and the total variance of the gradient of a minibatch."""
+    of_sample = jax.vmap(jax.grad(_loss_of_sample(loss, *data)), in_axes=(None, 0))(params, data[0])
+    mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), of_sample)
+    n = _count(data)
+    variance = squared_norm(jax.tree.map(lambda leaf, m: leaf - m, of_sample, mean)) / n
+    shrink = 1 if sampling == "with_replacement" else (n - batch_size) / max(n - 1, 1)
+    return squared_norm(mean), variance * shrink / batch_size
+
+
+class Diffusion(eqx.Module):
+    """One learning rate's worth of the stochastic differential equation of SGD with replacement, for `train`.
+
+    The memory between steps is a random key. Each step is `substeps` steps of Heun's method, whose limit is Stratonovich's.
+    """
+
+    loss: Callable
+    batch_size: Float[Array, ""]
+    order: int = eqx.field(static=True)
+    substeps: int = eqx.field(static=True)
+
+    def __call__(
+        self, params: PyTree, key: PRNGKeyArray, learning_rate: Float[Array, ""], *data: PyTree
+    ) -> tuple[PyTree, PRNGKeyArray, Float[Array, ""]]:
+        key, key_path = jax.random.split(key)
+        normals = jax.ShapeDtypeStruct((_count(data),), jnp.result_type(float))
+        path = diffrax.UnsafeBrownianPath((_count(data),), key_path)
+
+        def noise(t, y, data):
+            return lx.FunctionLinearOperator(lambda dW: self.noise(y, learning_rate, dW, *data), normals)
+
+        # time within this step in units of the learning rate, so that both terms carry one
+        terms = diffrax.MultiTerm(
+            diffrax.ODETerm(lambda t, y, data: self.drift(y, learning_rate, *data)), diffrax.ControlTerm(noise, path)
+        )
+        solver, moved = diffrax.Heun(), params
+        state = solver.init(terms, 0.0, 1 / self.substeps, moved, data)
+        for k in range(self.substeps):
+            moved, _, _, state, _ = solver.step(
+                terms, k / self.substeps, (k + 1) / self.substeps, moved, data, state, made_jump=False
+            )
+        gradient, spread = minibatch_moments(self.loss, self.batch_size, "with_replacement", params, *data)
+        return moved, key, learning_rate * (gradient + spread)
+
+    def drift(self, params: PyTree, learning_rate: Float[Array, ""], *data: PyTree) -> PyTree:
+        """Stratonovich's drift, times the learning rate."""
+
+        def energy(p):
+            gradient, noise = minibatch_moments(self.loss, self.batch_size, "with_replacement", p, *data)
+            return self.loss(p, *data) + learning_rate / 4 * (noise + (gradient if self.order == 2 else 0))
+
+        return jax.tree.map(lambda g: -learning_rate * g, jax.grad(energy)(params))
+
+    def noise(self, params: PyTree, learning_rate: Float[Array, ""], dW: Float[Array, " n"], *data: PyTree) -> PyTree:
+        """learning_rate sqrt(Sigma) dW, of covariance learning_rate^2 Sigma for standard normal dW."""
+        weight = (dW - dW.mean()) / jnp.sqrt(dW.size * self.batch_size)
+
+        def weighted(p):
+            return weight @ jax.vmap(_loss_of_sample(self.loss, *data), in_axes=(None, 0))(p, data[0])
+
+        return jax.tree.map(lambda g: learning_rate * g, jax.grad(weighted)(params))
+
+
+def _loss_of_sample(loss: Callable, samples: PyTree, *others: PyTree) -> Callable:
+    """(params, sample) -> its loss: that of a batch of one."""
+    return lambda params, sample: loss(params, jax.tree.map(lambda leaf: leaf[None], sample), *others)
+
+
+def _count(data: tuple) -> int:
+    return len(jax.tree.leaves(data[0])[0])

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, PyTree
 from gradflow.dynamics.flow import GradientField, gradient_flow
 from gradflow.dynamics.sharpness import sharpness
 from gradflow.dynamics.trajectory import Trajectory
-from gradflow.dynamics.watch import as_arrays
+from gradflow.dynamics.watch import as_arrays, inner
 from gradflow.errors import InputError, require
 
 
@@ -96,11 +96,6 @@ class ModifiedEquation(eqx.Module):
 def along(function: Callable, at: PyTree, direction: PyTree) -> PyTree:
     """The derivative of a function along a direction: f'v."""
     return jax.jvp(function, (at,), (direction,))[1]
-
-
-def inner(one: PyTree, other: PyTree) -> Float[Array, ""]:
-    """Sum of products over all leaves."""
-    return sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 def plus(one: PyTree, scale: float | Array, other: PyTree) -> PyTree:
