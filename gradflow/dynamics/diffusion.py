@@ -16,6 +16,7 @@ Without replacement the noise of an epoch cancels up to O(h^2), and what remains
 L + (h/4) E|g_B|^2 (Smith, Dherin, Barrett, De 2021, arXiv 2101.12176), with tr Sigma smaller by (n - b) / (n - 1).
 """
 
+import itertools
 from collections.abc import Callable
 
 import diffrax
@@ -75,25 +76,29 @@ class Diffusion(eqx.Module):
     def __call__(
         self, params: PyTree, key: PRNGKeyArray, learning_rate: Float[Array, ""], *data: PyTree
     ) -> tuple[PyTree, PRNGKeyArray, Float[Array, ""]]:
-        key, key_path = jax.random.split(key)
-        normals = jax.ShapeDtypeStruct((_count(data),), jnp.result_type(float))
-        path = diffrax.UnsafeBrownianPath((_count(data),), key_path)
+        path, key = self.brownian(key, _count(data))
+        normals = jax.ShapeDtypeStruct(path.shape.shape, path.shape.dtype)
+
+        def drift(t, y, data):
+            return self.drift(y, learning_rate, *data)
 
         def noise(t, y, data):
             return lx.FunctionLinearOperator(lambda dW: self.noise(y, learning_rate, dW, *data), normals)
 
-        # time within this step in units of the learning rate, so that both terms carry one
-        terms = diffrax.MultiTerm(
-            diffrax.ODETerm(lambda t, y, data: self.drift(y, learning_rate, *data)), diffrax.ControlTerm(noise, path)
-        )
+        # time runs from 0 to 1 within the step; drift and noise carry the learning rate
+        terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(noise, path))
         solver, moved = diffrax.Heun(), params
-        state = solver.init(terms, 0.0, 1 / self.substeps, moved, data)
-        for k in range(self.substeps):
-            moved, _, _, state, _ = solver.step(
-                terms, k / self.substeps, (k + 1) / self.substeps, moved, data, state, made_jump=False
-            )
+        times = [k / self.substeps for k in range(self.substeps + 1)]
+        state = solver.init(terms, *times[:2], moved, data)
+        for t0, t1 in itertools.pairwise(times):
+            moved, _, _, state, _ = solver.step(terms, t0, t1, moved, data, state, made_jump=False)
         gradient, spread = minibatch_moments(self.loss, self.batch_size, "with_replacement", params, *data)
         return moved, key, learning_rate * (gradient + spread)
+
+    def brownian(self, key: PRNGKeyArray, n: int) -> tuple[diffrax.UnsafeBrownianPath, PRNGKeyArray]:
+        """The Brownian motion of a step, in n dimensions over the time from 0 to 1, and the key of the next step."""
+        key, key_path = jax.random.split(key)
+        return diffrax.UnsafeBrownianPath((n,), key_path), key
 
     def drift(self, params: PyTree, learning_rate: Float[Array, ""], *data: PyTree) -> PyTree:
         """Stratonovich's drift, times the learning rate."""
