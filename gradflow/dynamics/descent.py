@@ -2,9 +2,10 @@
 
     params <- params - learning_rate * grad loss(params, minibatch)
 
-Time is learning_rate * step, so that a descent lies over the gradient flow of the same loss: both return a `Trajectory`.
+or the step that an optax optimizer makes of that gradient. Time is learning_rate * step, so that a descent lies over the gradient flow of the same loss: both return a `Trajectory`.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -14,13 +15,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from gradflow.dynamics import progress
 from gradflow.dynamics.times import log_steps
 from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
-from gradflow.dynamics.watch import Watch, as_arrays, not_finite, squared_norm
-from gradflow.errors import require
+from gradflow.dynamics.watch import Watch, as_arrays, inner, not_finite, squared_norm
+from gradflow.errors import InputError, require
 
 Sampling = Literal["with_replacement", "without_replacement"]
 
@@ -34,6 +36,7 @@ def descend(
     batch_size: int | None = None,
     sampling: Sampling = "without_replacement",
     key: PRNGKeyArray | None = None,
+    optimizer: Callable | None = None,
     save_steps: np.ndarray | None = None,
     save: Callable | None = None,
     invariants: Callable | None = None,
@@ -45,10 +48,14 @@ def descend(
                 descent. SGD needs a `key`
     sampling    without_replacement: a fresh permutation each epoch (an incomplete last batch is left out);
                 with_replacement: independent draws each step
+    optimizer   learning_rate -> optax optimizer, such as `optax.adam`, `functools.partial(optax.adam, b1=0.95)` or one of
+                `gradflow.dynamics.optimizers`; None: plain descent. It is called with a traced learning rate, so that
+                another rate needs no new compilation; another function object does, so reuse a partial or a lambda
     save_steps  ascending steps at which to save, from 0; default: `log_steps(steps)`
     save, invariants   as in `gradient_flow`; both see the whole data
 
-    `dissipated` is learning_rate * sum over steps of |grad|^2 of the minibatch loss. Returns a `Trajectory`; where training
+    `dissipated` is the sum over steps of -grad.step, with the gradient of the minibatch loss: the fall of the loss to first
+    order in the step, whatever the optimizer, and learning_rate * |grad|^2 a step in plain descent. Returns a `Trajectory`; where training
     diverges its status says at which step, and it holds what was done. Raises `InputError` for unusable input.
     """
     require(math.isfinite(learning_rate) and learning_rate > 0, f"learning_rate must be positive, got {learning_rate}.")
@@ -57,12 +64,13 @@ def descend(
     require(ascending, f"save_steps must ascend from 0 to steps = {steps}.")
     minibatches = _Minibatches.plan(data, batch_size, sampling, key)
     params, data = as_arrays(params), as_arrays(data)
+    rule, memory = _Rule.plan(optimizer, learning_rate, params)
     watch = Watch.begin(loss, save, invariants, params, data)
 
     began = time.perf_counter()
     observe = eqx.filter_jit(watch)
     training = _Training(
-        params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), jnp.zeros((), int), jnp.array(True)
+        params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), jnp.zeros((), int), jnp.array(True), memory
     )
     saved = [observe(training.params, training.dissipated, *data)]
     status = "complete"
@@ -71,7 +79,9 @@ def descend(
     ) as reports:
         try:
             for until in save_steps[1:]:
-                training = _advance(loss, minibatches, training, data, jnp.asarray(learning_rate), jnp.asarray(until))
+                training = _advance(
+                    loss, minibatches, rule, training, data, jnp.asarray(learning_rate), jnp.asarray(until)
+                )
                 seen = observe(training.params, training.dissipated, *data)
                 if not (bool(training.finite) and math.isfinite(seen.loss)):
                     step, names = int(training.step), not_finite(training.params) or "loss or gradient"
@@ -94,7 +104,7 @@ def descend(
         dissipated=saved.dissipated,
         drift=saved.drift,
         final=training.params,
-        method=f"{minibatches.name}, learning_rate = {learning_rate:.3g}",
+        method=f"{minibatches.name}{rule.name}, learning_rate = {learning_rate:.3g}",
         cost=Cost(
             evaluations=int(training.step), accepted=int(training.step), rejected=0, seconds=time.perf_counter() - began
         ),
@@ -109,20 +119,66 @@ class _Training(eqx.Module):
     dissipated: jax.Array
     step: jax.Array
     finite: jax.Array
+    memory: PyTree
 
 
 @eqx.filter_jit
-def _advance(loss, minibatches, training, data, learning_rate, until) -> _Training:
+def _advance(loss, minibatches, rule, training, data, learning_rate, until) -> _Training:
     """Train up to step `until`, or to the first step whose gradient is not finite."""
 
     def one_step(training):
         minibatch = minibatches.at(training.step, data)
         gradient = jax.grad(loss)(training.params, *minibatch)
         energy = squared_norm(gradient)
-        params = jax.tree.map(lambda p, g: p - learning_rate * g, training.params, gradient)
-        return _Training(params, training.dissipated + learning_rate * energy, training.step + 1, jnp.isfinite(energy))
+        params, memory, work = rule.step(training.params, training.memory, gradient, learning_rate)
+        return _Training(params, training.dissipated + work, training.step + 1, jnp.isfinite(energy), memory)
 
     return jax.lax.while_loop(lambda training: (training.step < until) & training.finite, one_step, training)
+
+
+class _Rule(eqx.Module):
+    """How a gradient becomes a step: plain descent, or an optax optimizer with what it remembers."""
+
+    optimizer: Callable | None
+
+    @classmethod
+    def plan(cls, optimizer: Callable | None, learning_rate: float, params: PyTree) -> tuple["_Rule", PyTree]:
+        """The rule and its memory at the start; check that the optimizer takes these parameters."""
+        rule = cls(optimizer)
+        if optimizer is None:
+            return rule, None
+        wanted = "optimizer must be a function learning_rate -> optax optimizer, such as optax.adam"
+        require(callable(optimizer), f"{wanted}, got {type(optimizer).__name__}.")
+
+        def one_step(rate, params, memory):
+            return jax.lax.while_loop(
+                lambda _: jnp.array(True), lambda pair: rule.step(*pair, params, rate)[:2], (params, memory)
+            )
+
+        try:
+            memory = as_arrays(optimizer(learning_rate).init(params))
+            jax.eval_shape(one_step, jnp.asarray(learning_rate), params, memory)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{wanted};{rule.name.removeprefix(',')} fails: {str(error).splitlines()[0]}") from error
+        return rule, memory
+
+    @property
+    def name(self) -> str:
+        """ ", " and the optimizer's name, with what was bound to it; "" for plain descent."""
+        if self.optimizer is None:
+            return ""
+        if isinstance(self.optimizer, functools.partial):
+            bound = [*map(str, self.optimizer.args), *(f"{k}={v}" for k, v in self.optimizer.keywords.items())]
+            return f", {self.optimizer.func.__name__}({', '.join(bound)})"
+        return f", {getattr(self.optimizer, '__name__', self.optimizer)}"
+
+    def step(self, params: PyTree, memory: PyTree, gradient: PyTree, learning_rate: jax.Array) -> tuple:
+        """The next parameters and memory, and the work -grad.step."""
+        if self.optimizer is None:
+            params = jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient)
+            return params, None, learning_rate * squared_norm(gradient)
+        updates, memory = self.optimizer(learning_rate).update(gradient, memory, params)
+        return optax.apply_updates(params, updates), memory, -inner(gradient, updates)
 
 
 class _Minibatches(eqx.Module):

@@ -38,9 +38,14 @@ def relative_drift(now: Array, initial: Array) -> Float[Array, ""]:
     return jnp.linalg.norm(jnp.ravel(now - initial)) / jnp.where(size > 0, size, 1)
 
 
+def inner(one: PyTree, other: PyTree) -> Float[Array, ""]:
+    """Sum of products over all leaves of two pytrees of one structure."""
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, one, other)))
+
+
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
     """Sum of squares over all leaves."""
-    return sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree))
+    return inner(tree, tree)
 
 
 def not_finite(state: PyTree) -> str:
