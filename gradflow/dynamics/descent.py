@@ -7,6 +7,7 @@ or the step that an optax optimizer makes of that gradient. Time is learning_rat
 
 import functools
 import math
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -159,7 +160,8 @@ class _Rule(eqx.Module):
             memory = as_arrays(optimizer(learning_rate).init(params))
             jax.eval_shape(one_step, jnp.asarray(learning_rate), params, memory)
         except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"{wanted};{rule.name.removeprefix(',')} fails: {str(error).splitlines()[0]}") from error
+            why = textwrap.shorten(str(error), 240)
+            raise InputError(f"{wanted};{rule.name.removeprefix(',')} fails: {why}") from error
         return rule, memory
 
     @property

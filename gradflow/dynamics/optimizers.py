@@ -97,7 +97,11 @@ class RMSProp(eqx.Module):
 
 
 class Adam(eqx.Module):
-    """Moments that forget at rates `a` and `b` (1/time), bias corrected; `eps` (gradient) stands outside the root."""
+    """Moments that forget at rates `a` and `b` (1/time), bias corrected; `eps` (gradient) stands outside the root.
+
+    It begins as sign descent (with speed |g| / (|g| + eps)): descent is within first order of the flow once its learning
+    rate is well below the time at which a component of the gradient first crosses zero.
+    """
 
     a: float
     b: float
@@ -167,8 +171,8 @@ def optimizer_flow(
     save, invariants   of (params, *data), as in `gradient_flow`; `states` are the parameters by default
     options     further ones of `gradient_flow`
 
-    Returns a `Trajectory` whose `final` is the whole `State`, with the moments. Its loss may rise where momentum carries it,
-    by the energy that was put in. Raises `InputError` for an optimizer without a known flow.
+    Returns a `Trajectory` whose `final` is the whole `State`, with the moments. Its loss may rise again where momentum carries
+    it uphill. Raises `InputError` for an optimizer without a known flow.
     """
     known = get_args(Optimizer)
     require(
