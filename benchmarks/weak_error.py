@@ -113,7 +113,16 @@ def main() -> None:
             mean, spread = average(step, steps)
             weak, noise = abs(mean - trained[steps][0]), np.hypot(spread, trained[steps][1])
             errors[order][T_END / steps] = weak
-            rows.append((str(order), f"{T_END / steps:.4g}", f"{weak:.3g}", f"{noise:.2g}", f"{noise / weak:.2f}", met(noise < 0.3 * weak)))
+            rows.append(
+                (
+                    str(order),
+                    f"{T_END / steps:.4g}",
+                    f"{weak:.3g}",
+                    f"{noise:.2g}",
+                    f"{noise / weak:.2f}",
+                    met(noise < 0.3 * weak),
+                )
+            )
     for order, by_rate in errors.items():
         slope = np.polyfit(np.log(list(by_rate)), np.log(list(by_rate.values())), 1)[0]
         rows.append((str(order), "slope", f"{slope:.3f}", "", f"{order} +- 0.25", met(abs(slope - order) <= 0.25)))

@@ -1,6 +1,7 @@
 """gradflow: how small transformers learn, in continuous time.
 
     gradient_flow, descend        two ways to train, one kind of result (`Trajectory`)
+    optimizer_flow                momentum, RMSProp, Adam and sign descent in continuous time
     linear_times, log_times       when to save
     enable_x64                    64-bit numbers, which flows need
 
@@ -12,7 +13,7 @@ from gradflow.precision import enable_compilation_cache, enable_x64
 
 __version__ = "0.1.0"
 
-_DYNAMICS = ("Trajectory", "descend", "gradient_flow", "linear_times", "log_times")
+_DYNAMICS = ("Trajectory", "descend", "gradient_flow", "linear_times", "log_times", "optimizer_flow")
 __all__ = ["InputError", "enable_compilation_cache", "enable_x64", *_DYNAMICS]
 
 

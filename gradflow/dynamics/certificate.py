@@ -23,7 +23,7 @@ from gradflow.dynamics.modified import along, plus, require_derivatives
 from gradflow.dynamics.sharpness import largest_eigenvalue
 from gradflow.dynamics.times import linear_times
 from gradflow.dynamics.trajectory import Trajectory
-from gradflow.dynamics.watch import squared_norm
+from gradflow.dynamics.watch import OfParams, squared_norm
 from gradflow.errors import require
 
 # learning_rate * sharpness up to which the leading term is trusted: at 0.1 it is right within 5 % on logistic losses
@@ -110,17 +110,17 @@ def certify(
     start = _WithError(params, jax.tree.map(jnp.zeros_like, params))
     require_derivatives(with_error, start, data, 2)
     run = gradient_flow(
-        _OfState(loss), start, *data, times=times, field=with_error, save=_SaveBoth(save, field), **options
+        OfParams(loss), start, *data, times=times, field=with_error, save=_SaveBoth(save, field), **options
     )
     states, error, distance, sharp = run.states
-    flow = dataclasses.replace(run, states=states, final=run.final.state)
+    flow = dataclasses.replace(run, states=states, final=run.final.params)
     return Certificate(flow, error, distance, sharp, tolerance)
 
 
 class _WithError(eqx.Module):
-    """A state of the flow, and eps."""
+    """A state of the flow (its `params`), and eps."""
 
-    state: PyTree
+    params: PyTree
     error: PyTree
 
 
@@ -131,20 +131,11 @@ class _WithErrorField(eqx.Module):
     second_order: Callable | None
 
     def __call__(self, both: _WithError, *data: PyTree) -> tuple[_WithError, Float[Array, ""]]:
-        velocity, energy_rate = self.field(both.state, *data)
-        rate = along(lambda y: self.field(y, *data)[0], both.state, plus(both.error, -0.5, velocity))
+        velocity, energy_rate = self.field(both.params, *data)
+        rate = along(lambda y: self.field(y, *data)[0], both.params, plus(both.error, -0.5, velocity))
         if self.second_order is not None:
-            rate = plus(rate, 1, self.second_order(both.state, *data))
+            rate = plus(rate, 1, self.second_order(both.params, *data))
         return _WithError(velocity, rate), energy_rate
-
-
-class _OfState(eqx.Module):
-    """A function of the state as a function of the pair."""
-
-    function: Callable
-
-    def __call__(self, both, *data):
-        return self.function(both.state, *data)
 
 
 class _SaveBoth(eqx.Module):
@@ -154,8 +145,8 @@ class _SaveBoth(eqx.Module):
     field: Callable
 
     def __call__(self, both, *data):
-        seen, error = both.state, both.error
+        seen, error = both.params, both.error
         if self.save is not None:
             seen, error = jax.jvp(lambda y: self.save(y, *data), (seen,), (error,))
         distance = jnp.sqrt(squared_norm(both.error))
-        return seen, error, distance, largest_eigenvalue(self.field, both.state, data, 40)
+        return seen, error, distance, largest_eigenvalue(self.field, both.params, data, 40)

@@ -1,28 +1,25 @@
-"""Discrete training: full-batch gradient descent, and minibatch SGD with and without replacement.
+"""Discrete training: full-batch gradient descent, minibatch SGD with and without replacement, and any optax optimizer.
 
     params <- params - learning_rate * grad loss(params, minibatch)
 
 Time is learning_rate * step, so that a descent lies over the gradient flow of the same loss: both return a `Trajectory`.
 """
 
-import math
-import time
+import functools
 from collections.abc import Callable
-from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
-from gradflow.dynamics import progress
-from gradflow.dynamics.times import log_steps
-from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
-from gradflow.dynamics.watch import Watch, as_arrays, not_finite, squared_norm
-from gradflow.errors import require
-
-Sampling = Literal["with_replacement", "without_replacement"]
+from gradflow.dynamics.minibatches import Minibatches, Sampling
+from gradflow.dynamics.training import train
+from gradflow.dynamics.trajectory import Trajectory
+from gradflow.dynamics.watch import as_arrays, inner, squared_norm
+from gradflow.errors import InputError, require
 
 
 def descend(
@@ -34,6 +31,7 @@ def descend(
     batch_size: int | None = None,
     sampling: Sampling = "without_replacement",
     key: PRNGKeyArray | None = None,
+    optimizer: Callable | None = None,
     step: Callable | None = None,
     save_steps: np.ndarray | None = None,
     save: Callable | None = None,
@@ -46,75 +44,32 @@ def descend(
                 descent. SGD needs a `key`
     sampling    without_replacement: a fresh permutation each epoch (an incomplete last batch is left out);
                 with_replacement: independent draws each step
-    step        `step(state, learning_rate, *minibatch) -> (state, squared gradient norm of the weights)`, for a descent
-                that is written in other variables than the weights. Default: (params - learning_rate grad, |grad|^2)
+    optimizer   learning_rate -> optax optimizer, such as `optax.adam`, `functools.partial(optax.adam, b1=0.95)` or one of
+                `gradflow.dynamics.optimizers`; None: plain descent. It is called with a traced learning rate, so that
+                another rate needs no new compilation; another function object does, so reuse a partial or a lambda
+    step        `step(state, learning_rate, *minibatch) -> (state, squared gradient norm of the weights)`, for plain descent
+                that is written in other variables than the weights, such as `models.coupled.step`
     save_steps  ascending steps at which to save, from 0; default: `log_steps(steps)`
     save, invariants   as in `gradient_flow`; both see the whole data
 
-    `dissipated` is learning_rate * sum over steps of |grad|^2 of the minibatch loss. Returns a `Trajectory`; where training
-    diverges its status says at which step, and it holds what was done. Raises `InputError` for unusable input.
+    `dissipated` is the sum over steps of -grad . step, with the gradient of the minibatch loss: the fall of the loss to
+    first order, learning_rate * |grad|^2 a step in plain descent. Returns a `Trajectory`; where training diverges its status
+    says at which step, and it holds what was done. Raises `InputError` for unusable input.
     """
-    require(math.isfinite(learning_rate) and learning_rate > 0, f"learning_rate must be positive, got {learning_rate}.")
-    save_steps = log_steps(steps) if save_steps is None else np.asarray(save_steps)
-    ascending = save_steps[0] == 0 and bool((np.diff(save_steps) > 0).all()) and save_steps[-1] == steps
-    require(ascending, f"save_steps must ascend from 0 to steps = {steps}.")
-    minibatches = _Minibatches.plan(data, batch_size, sampling, key)
+    require(
+        optimizer is None or step is None, "Say either optimizer or step: a step in other variables is plain descent."
+    )
+    minibatches = Minibatches.plan(data, batch_size, sampling, key)
     params, data = as_arrays(params), as_arrays(data)
-    watch = Watch.begin(loss, save, invariants, params, data)
-    one_step = _GradientStep(loss) if step is None else step
-
-    began = time.perf_counter()
-    observe = eqx.filter_jit(watch)
-    training = _Training(
-        params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))), jnp.zeros((), int), jnp.array(True)
-    )
-    saved = [observe(training.params, training.dissipated, *data)]
-    status = "complete"
-    with progress.bar(
-        int(save_steps[-1]), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress
-    ) as reports:
-        try:
-            for until in save_steps[1:]:
-                training = _advance(
-                    one_step, minibatches, training, data, jnp.asarray(learning_rate), jnp.asarray(until)
-                )
-                seen = observe(training.params, training.dissipated, *data)
-                if not (bool(training.finite) and math.isfinite(seen.loss)):
-                    step, names = int(training.step), not_finite(training.params) or "loss or gradient"
-                    status = (
-                        f"diverged at step {step} (t = {learning_rate * step:.6g}): {names}; "
-                        f"try a smaller learning_rate than {learning_rate:.3g}"
-                    )
-                    break
-                saved.append(seen)
-                progress.report(
-                    reports, int(until) - reports.n, time=learning_rate * until, steps=int(until), loss=saved[-1].loss
-                )
-        except KeyboardInterrupt:
-            status = "interrupted"
-    saved = finite_part(stacked([jax.tree.map(lambda leaf: leaf[None], each) for each in saved]))
-    return Trajectory(
-        times=learning_rate * save_steps[: len(saved.loss)],
-        states=saved.state,
-        loss=saved.loss,
-        dissipated=saved.dissipated,
-        drift=saved.drift,
-        final=training.params,
-        method=f"{minibatches.name}, learning_rate = {learning_rate:.3g}",
-        cost=Cost(
-            evaluations=int(training.step), accepted=int(training.step), rejected=0, seconds=time.perf_counter() - began
-        ),
-        status=status,
-    )
-
-
-class _Training(eqx.Module):
-    """Where training is: the state between two steps."""
-
-    params: PyTree
-    dissipated: jax.Array
-    step: jax.Array
-    finite: jax.Array
+    if optimizer is None:
+        rule, memory, name = _Plain(step or _GradientStep(loss)), None, minibatches.name
+    else:
+        rule, memory = _Optax(loss, optimizer), _start(optimizer, learning_rate, params)
+        name = f"{minibatches.name}, {_name(optimizer)}"
+    return train(
+        rule, memory, loss, params, data, minibatches=minibatches, learning_rate=learning_rate, steps=steps,
+        save_steps=save_steps, save=save, invariants=invariants, show_progress=show_progress, name=name,
+    )  # fmt: skip
 
 
 class _GradientStep(eqx.Module):
@@ -127,51 +82,50 @@ class _GradientStep(eqx.Module):
         return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient), squared_norm(gradient)
 
 
-@eqx.filter_jit
-def _advance(one_step, minibatches, training, data, learning_rate, until) -> _Training:
-    """Train up to step `until`, or to the first step whose gradient is not finite."""
+class _Plain(eqx.Module):
+    """A step of plain descent as a rule of `train`, which remembers nothing."""
 
-    def advanced(training):
-        params, energy = one_step(training.params, learning_rate, *minibatches.at(training.step, data))
-        return _Training(params, training.dissipated + learning_rate * energy, training.step + 1, jnp.isfinite(energy))
+    step: Callable
 
-    return jax.lax.while_loop(lambda training: (training.step < until) & training.finite, advanced, training)
+    def __call__(self, params, memory, learning_rate, *data):
+        params, squared_gradient = self.step(params, learning_rate, *data)
+        return params, None, learning_rate * squared_gradient
 
 
-class _Minibatches(eqx.Module):
-    """Which samples each step sees: a pure function of the step and a key."""
+class _Optax(eqx.Module):
+    """A step of an optax optimizer as a rule of `train`, whose memory is the optimizer's state."""
 
-    size: int = eqx.field(static=True)
-    of: int = eqx.field(static=True)
-    sampling: str = eqx.field(static=True)
-    key: PRNGKeyArray | None
+    loss: Callable
+    optimizer: Callable
 
-    @classmethod
-    def plan(cls, data: tuple, size: int | None, sampling: str, key: PRNGKeyArray | None) -> "_Minibatches":
-        """Check that minibatches of this size can be had."""
-        if size is None:
-            return cls(0, 0, "all", None)
-        require(bool(data), "Minibatches need data: loss(params, batch).")
-        of = len(jax.tree.leaves(data[0])[0])
-        require(1 <= size <= of, f"batch_size must be between 1 and the {of} samples, got {size}.")
-        require(
-            sampling in Sampling.__args__, f"Unknown sampling {sampling!r}; known are {', '.join(Sampling.__args__)}."
-        )
-        require(key is not None, "SGD draws minibatches: give it a key, such as jax.random.key(0).")
-        return cls(size, of, sampling, key)
+    def __call__(self, params, memory, learning_rate, *data):
+        gradient = jax.grad(self.loss)(params, *data)
+        updates, memory = self.optimizer(learning_rate).update(gradient, memory, params)
+        return optax.apply_updates(params, updates), memory, -inner(gradient, updates)
 
-    @property
-    def name(self) -> str:
-        return "gradient descent" if self.sampling == "all" else f"SGD, batch_size = {self.size}, {self.sampling}"
 
-    def at(self, step: jax.Array, data: tuple) -> tuple:
-        """The data of one step."""
-        if self.sampling == "all":
-            return data
-        if self.sampling == "with_replacement":
-            chosen = jax.random.randint(jax.random.fold_in(self.key, step), (self.size,), 0, self.of)
-        else:
-            an_epoch = self.of // self.size
-            order = jax.random.permutation(jax.random.fold_in(self.key, step // an_epoch), self.of)
-            chosen = jax.lax.dynamic_slice_in_dim(order, (step % an_epoch) * self.size, self.size)
-        return (jax.tree.map(lambda leaf: leaf[chosen], data[0]), *data[1:])
+def _start(optimizer: Callable, learning_rate: float, params: PyTree) -> PyTree:
+    """The optimizer's state at the start; checks that it takes these parameters and gives back what it took."""
+    wanted = "optimizer must be a function learning_rate -> optax optimizer, such as optax.adam"
+    require(callable(optimizer), f"{wanted}, got {type(optimizer).__name__}.")
+
+    def update(rate, params, memory):
+        updates, memory = optimizer(rate).update(params, memory, params)
+        return optax.apply_updates(params, updates), memory
+
+    try:
+        memory = as_arrays(optimizer(learning_rate).init(params))
+        after = jax.eval_shape(update, jnp.asarray(learning_rate), params, memory)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{wanted}; {_name(optimizer)} fails: {str(error).splitlines()[0]}") from error
+    same = jax.eval_shape(lambda *pair: pair, params, memory) == after
+    require(same, f"{wanted}; {_name(optimizer)} does not keep the shapes and types of its state.")
+    return memory
+
+
+def _name(optimizer: Callable) -> str:
+    """An optimizer's name, with what was bound to it."""
+    if isinstance(optimizer, functools.partial):
+        bound = [*map(str, optimizer.args), *(f"{k}={v}" for k, v in optimizer.keywords.items())]
+        return f"{optimizer.func.__name__}({', '.join(bound)})"
+    return getattr(optimizer, "__name__", str(optimizer))

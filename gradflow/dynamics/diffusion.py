@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gradflow.dynamics.descent import Sampling
+from gradflow.dynamics.minibatches import Sampling, sample_count
 from gradflow.dynamics.watch import inner, squared_norm
 
 
@@ -56,7 +56,7 @@ def minibatch_moments(
     """|grad L|^2 and tr Sigma: the squared mean and the total variance of the gradient of a minibatch."""
     of_sample = jax.vmap(jax.grad(_loss_of_sample(loss, *data)), in_axes=(None, 0))(params, data[0])
     mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), of_sample)
-    n = _count(data)
+    n = sample_count(data)
     variance = squared_norm(jax.tree.map(lambda leaf, m: leaf - m, of_sample, mean)) / n
     shrink = 1 if sampling == "with_replacement" else (n - batch_size) / max(n - 1, 1)
     return squared_norm(mean), variance * shrink / batch_size
@@ -76,7 +76,7 @@ class Diffusion(eqx.Module):
     def __call__(
         self, params: PyTree, key: PRNGKeyArray, learning_rate: Float[Array, ""], *data: PyTree
     ) -> tuple[PyTree, PRNGKeyArray, Float[Array, ""]]:
-        path, key = self.brownian(key, _count(data))
+        path, key = self.brownian(key, sample_count(data))
         normals = jax.ShapeDtypeStruct(path.shape.shape, path.shape.dtype)
 
         def drift(t, y, data):
@@ -122,7 +122,3 @@ class Diffusion(eqx.Module):
 def _loss_of_sample(loss: Callable, samples: PyTree, *others: PyTree) -> Callable:
     """(params, sample) -> its loss: that of a batch of one."""
     return lambda params, sample: loss(params, jax.tree.map(lambda leaf: leaf[None], sample), *others)
-
-
-def _count(data: tuple) -> int:
-    return len(jax.tree.leaves(data[0])[0])

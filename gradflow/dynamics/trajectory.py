@@ -39,7 +39,8 @@ class Trajectory:
     times      (T,) time of each save point; learning_rate * step for discrete training
     states     what `save` returned at each of them (the whole state by default): a pytree with a leading time axis
     loss       (T,) loss
-    dissipated (T,) integral of |grad loss|^2 dt up to each; learning_rate * sum over steps for discrete training
+    dissipated (T,) integral of -grad loss . velocity dt up to each, |grad loss|^2 dt in gradient flow; the sum of
+               -grad . step for discrete training, learning_rate * |grad|^2 each in plain descent
     drift      name -> (T,): |I(t) - I(0)| / |I(0)|, in the Frobenius norm, of each conserved quantity I that was watched
     final      the whole state at the last time
     method     how it was solved, with its tolerances or its learning rate
@@ -63,7 +64,7 @@ class Trajectory:
 
     @property
     def energy_residual(self) -> Float[np.ndarray, " T"]:
-        """L(0) - L(t) - integral of |grad L|^2: zero along an exact gradient flow, O(learning rate) along descent."""
+        """L(0) - L(t) - dissipated: zero along an exact flow, O(learning rate) along descent."""
         return self.loss[0] - self.loss - self.dissipated
 
     def trust(self) -> str:
@@ -77,7 +78,7 @@ class Trajectory:
         lines = [
             ("method", self.method),
             ("cost", f"{steps}{cost.evaluations} evaluations{jacobians}, {cost.seconds:.2f} s"),
-            ("energy", f"|L(0) - L(t) - int |grad L|^2 dt| <= {residual:.1e}, L(0) = {self.loss[0]:.4g}"),
+            ("energy", f"|L(0) - L(t) - dissipated| <= {residual:.1e}, L(0) = {self.loss[0]:.4g}"),
             ("drift", drifts or "no invariant was watched"),
             ("status", f"{self.status}, t = {self.times[-1]:.6g}, loss = {self.loss[-1]:.4g}"),
         ]

@@ -32,6 +32,15 @@ class Watch(eqx.Module):
         return Saved(kept, self.loss(state, *data), dissipated, drift)
 
 
+class OfParams(eqx.Module):
+    """A function of parameters, as a function of a state that holds more and calls them `params`."""
+
+    function: Callable
+
+    def __call__(self, state, *data):
+        return self.function(state.params, *data)
+
+
 def relative_drift(now: Array, initial: Array) -> Float[Array, ""]:
     """|now - initial| / |initial| in the Frobenius norm; absolute where the initial value is zero."""
     size = jnp.linalg.norm(jnp.ravel(initial))

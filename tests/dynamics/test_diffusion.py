@@ -42,9 +42,7 @@ def minibatches(sampling):
 def gradients(loss, sampling, params):
     """The gradient of every minibatch."""
     gradient = jax.jit(jax.grad(loss))
-    return np.array(
-        [gradient(params, jax.tree.map(lambda x: x[chosen], DATA)) for chosen in minibatches(sampling)]
-    )
+    return np.array([gradient(params, jax.tree.map(lambda x: x[chosen], DATA)) for chosen in minibatches(sampling)])
 
 
 @pytest.mark.parametrize("sampling", ["with_replacement", "without_replacement"])

@@ -1,0 +1,55 @@
+"""Minibatches: which samples each step of SGD sees, as a pure function of the step and a key."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray
+
+from gradflow.errors import require
+
+Sampling = Literal["with_replacement", "without_replacement"]
+
+
+class Minibatches(eqx.Module):
+    """A plan of minibatches out of the samples along the first axis of data[0]; `plan` makes it."""
+
+    size: int = eqx.field(static=True)
+    of: int = eqx.field(static=True)
+    sampling: str = eqx.field(static=True)
+    key: PRNGKeyArray | None
+
+    @classmethod
+    def plan(cls, data: tuple, size: int | None, sampling: str, key: PRNGKeyArray | None) -> "Minibatches":
+        """Check that minibatches of this size can be had; without a size, every step sees all data."""
+        if size is None:
+            return cls(0, 0, "all", None)
+        of = sample_count(data)
+        require(1 <= size <= of, f"batch_size must be between 1 and the {of} samples, got {size}.")
+        require(
+            sampling in Sampling.__args__, f"Unknown sampling {sampling!r}; known are {', '.join(Sampling.__args__)}."
+        )
+        require(key is not None, "SGD draws minibatches: give it a key, such as jax.random.key(0).")
+        return cls(size, of, sampling, key)
+
+    @property
+    def name(self) -> str:
+        return "gradient descent" if self.sampling == "all" else f"SGD, batch_size = {self.size}, {self.sampling}"
+
+    def at(self, step: jax.Array, data: tuple) -> tuple:
+        """The data of one step."""
+        if self.sampling == "all":
+            return data
+        if self.sampling == "with_replacement":
+            chosen = jax.random.randint(jax.random.fold_in(self.key, step), (self.size,), 0, self.of)
+        else:
+            an_epoch = self.of // self.size
+            order = jax.random.permutation(jax.random.fold_in(self.key, step // an_epoch), self.of)
+            chosen = jax.lax.dynamic_slice_in_dim(order, (step % an_epoch) * self.size, self.size)
+        return (jax.tree.map(lambda leaf: leaf[chosen], data[0]), *data[1:])
+
+
+def sample_count(data: tuple) -> int:
+    """How many samples data[0] holds, along the first axis of its arrays."""
+    require(bool(data), "Minibatches need data: loss(params, batch).")
+    return len(jax.tree.leaves(data[0])[0])

@@ -1,0 +1,106 @@
+"""The loop behind all discrete training: compiled steps, what is kept between them, and the ways in which it can end.
+
+A rule makes a step, `rule(params, memory, learning_rate, *minibatch) -> (params, memory, work)`: its memory is what it
+carries from step to step besides the parameters, its work by how much the loss falls to first order, -grad . step.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from gradflow.dynamics import progress
+from gradflow.dynamics.minibatches import Minibatches
+from gradflow.dynamics.times import log_steps
+from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
+from gradflow.dynamics.watch import Watch, not_finite
+from gradflow.errors import require
+
+
+def train(
+    rule: Callable,
+    memory: PyTree,
+    loss: Callable,
+    params: PyTree,
+    data: tuple,
+    *,
+    minibatches: Minibatches,
+    learning_rate: float,
+    steps: int,
+    save_steps: np.ndarray | None,
+    save: Callable | None,
+    invariants: Callable | None,
+    show_progress: bool | None,
+    name: str,
+) -> Trajectory:
+    """Take `steps` steps of a rule; the rest as in `descend`. `params`, `memory` and `data` hold arrays."""
+    require(math.isfinite(learning_rate) and learning_rate > 0, f"learning_rate must be positive, got {learning_rate}.")
+    save_steps = log_steps(steps) if save_steps is None else np.asarray(save_steps)
+    ascending = save_steps[0] == 0 and bool((np.diff(save_steps) > 0).all()) and save_steps[-1] == steps
+    require(ascending, f"save_steps must ascend from 0 to steps = {steps}.")
+    watch = Watch.begin(loss, save, invariants, params, data)
+
+    began = time.perf_counter()
+    observe = eqx.filter_jit(watch)
+    no_work = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
+    state = _Training(params, memory, no_work, jnp.zeros((), int), jnp.array(True))
+    saved = [observe(state.params, state.dissipated, *data)]
+    status = "complete"
+    with progress.bar(int(steps), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress) as reports:
+        try:
+            for until in save_steps[1:]:
+                state = _advance(rule, minibatches, state, data, jnp.asarray(learning_rate), jnp.asarray(until))
+                seen = observe(state.params, state.dissipated, *data)
+                if not (bool(state.finite) and math.isfinite(seen.loss)):
+                    step, names = int(state.step), not_finite(state.params) or "loss or gradient"
+                    status = (
+                        f"diverged at step {step} (t = {learning_rate * step:.6g}): {names}; "
+                        f"try a smaller learning_rate than {learning_rate:.3g}"
+                    )
+                    break
+                saved.append(seen)
+                progress.report(
+                    reports, int(until) - reports.n, time=learning_rate * until, steps=int(until), loss=saved[-1].loss
+                )
+        except KeyboardInterrupt:
+            status = "interrupted"
+    saved = finite_part(stacked([jax.tree.map(lambda leaf: leaf[None], each) for each in saved]))
+    taken = int(state.step)
+    return Trajectory(
+        times=learning_rate * save_steps[: len(saved.loss)],
+        states=saved.state,
+        loss=saved.loss,
+        dissipated=saved.dissipated,
+        drift=saved.drift,
+        final=state.params,
+        method=f"{name}, learning_rate = {learning_rate:.3g}",
+        cost=Cost(evaluations=taken, accepted=taken, rejected=0, seconds=time.perf_counter() - began),
+        status=status,
+    )
+
+
+class _Training(eqx.Module):
+    """Where training is: the state between two steps."""
+
+    params: PyTree
+    memory: PyTree
+    dissipated: jax.Array
+    step: jax.Array
+    finite: jax.Array
+
+
+@eqx.filter_jit
+def _advance(rule, minibatches, state, data, learning_rate, until) -> _Training:
+    """Train up to step `until`, or to the first step whose work is not finite."""
+
+    def one_step(state):
+        minibatch = minibatches.at(state.step, data)
+        params, memory, work = rule(state.params, state.memory, learning_rate, *minibatch)
+        return _Training(params, memory, state.dissipated + work, state.step + 1, jnp.isfinite(work))
+
+    return jax.lax.while_loop(lambda state: (state.step < until) & state.finite, one_step, state)
