@@ -1,6 +1,8 @@
 """gradflow: how small transformers learn, in continuous time.
 
     gradient_flow, descend        two ways to train, one kind of result (`Trajectory`)
+    certify, modified_flow        how far apart they are, and the flow that descent follows to higher order
+    diffuse, optimizer_flow       SGD, and momentum and Adam, in continuous time
     optimizer_flow                momentum, RMSProp, Adam and sign descent in continuous time
     linear_times, log_times       when to save
     enable_x64                    64-bit numbers, which flows need

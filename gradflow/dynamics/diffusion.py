@@ -24,10 +24,55 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gradflow.dynamics.minibatches import Sampling, sample_count
-from gradflow.dynamics.watch import inner, squared_norm
+from gradflow.dynamics.minibatches import Minibatches, Sampling, sample_count
+from gradflow.dynamics.modified import require_stable
+from gradflow.dynamics.training import train
+from gradflow.dynamics.trajectory import Trajectory
+from gradflow.dynamics.watch import as_arrays, inner, squared_norm
+from gradflow.errors import require
+
+
+def diffuse(
+    loss: Callable,
+    params: PyTree,
+    *data: PyTree,
+    learning_rate: float,
+    steps: int,
+    batch_size: int,
+    key: PRNGKeyArray,
+    order: int = 2,
+    substeps: int = 2,
+    save_steps: np.ndarray | None = None,
+    save: Callable | None = None,
+    invariants: Callable | None = None,
+    show_progress: bool | None = None,
+) -> Trajectory:
+    """One path of the stochastic differential equation of SGD on `loss(params, *data)`, over the time of `steps` steps.
+
+    loss        the mean over the samples that data[0] holds along its leading axis
+    batch_size  samples in a minibatch, drawn with replacement
+    order       weak order in the learning rate, 1 or 2
+    substeps    steps of the solver (Heun's method of diffrax) for one of SGD
+    the rest    as in `descend`
+
+    `dissipated` is the integral of E|g_B|^2 dt. Returns a `Trajectory`. Raises `InputError` for unusable input, among it a
+    loss that is no mean over samples, or a learning rate beyond stability.
+    """
+    require(order in (1, 2), f"order must be 1 or 2, got {order}.")
+    require(substeps >= 1, f"substeps must be a positive whole number, got {substeps}.")
+    minibatches = Minibatches.plan(data, batch_size, "with_replacement", key)
+    require_mean_over_samples(loss, params, data)
+    require_stable(loss, params, data, learning_rate)
+    params, data = as_arrays(params), as_arrays(data)
+    rule = Diffusion(loss, jnp.asarray(float(batch_size)), order, substeps)
+    return train(
+        rule, key, loss, params, data, minibatches=Minibatches.plan(data, None, "all", None), learning_rate=learning_rate,
+        steps=steps, save_steps=save_steps, save=save, invariants=invariants, show_progress=show_progress,
+        name=f"diffusion of order {order} of {minibatches.name}",
+    )  # fmt: skip
 
 
 class MeanSGD(eqx.Module):
@@ -117,6 +162,16 @@ class Diffusion(eqx.Module):
             return weight @ jax.vmap(_loss_of_sample(self.loss, *data), in_axes=(None, 0))(p, data[0])
 
         return jax.tree.map(lambda g: learning_rate * g, jax.grad(weighted)(params))
+
+
+def require_mean_over_samples(loss: Callable, params: PyTree, data: tuple) -> None:
+    """Refuse a loss that is not the mean of the losses of batches of one."""
+    whole = float(loss(params, *data))
+    mean = float(jax.vmap(_loss_of_sample(loss, *data), in_axes=(None, 0))(params, data[0]).mean())
+    require(
+        abs(mean - whole) <= 1e-6 * abs(whole),
+        f"SGD needs a loss that is the mean over samples: this one is {whole:.6g}, and its samples' mean {mean:.6g}.",
+    )
 
 
 def _loss_of_sample(loss: Callable, samples: PyTree, *others: PyTree) -> Callable:

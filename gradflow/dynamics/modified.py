@@ -103,7 +103,9 @@ def plus(one: PyTree, scale: float | Array, other: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: a + scale * b, one, other)
 
 
-def require_stable(loss: Callable, params: PyTree, data: tuple, learning_rate: float, field: Callable | None) -> None:
+def require_stable(
+    loss: Callable, params: PyTree, data: tuple, learning_rate: float, field: Callable | None = None
+) -> None:
     """Refuse learning rates at which descent does not follow any flow, not even at the start."""
     require(math.isfinite(learning_rate) and learning_rate > 0, f"learning_rate must be positive, got {learning_rate}.")
     sharp = float(sharpness(loss, params, *data, field=field))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from gradflow.dynamics.diffusion import Diffusion, MeanSGD, minibatch_moments
+from gradflow import InputError, gradient_flow
+from gradflow.dynamics.diffusion import Diffusion, MeanSGD, diffuse, minibatch_moments
+from gradflow.dynamics.modified import modified_flow
 from tests.cases import slope
 
 INPUTS = np.array([[1.0, 0.2], [-0.4, 0.9], [0.3, -0.7], [0.8, 0.5]])
@@ -177,3 +179,52 @@ def test_without_replacement_sgd_goes_where_its_flow_goes(follows, order):
         z = np.append(1.0, START)
         errors[rate] = np.linalg.norm(np.linalg.matrix_power(epoch, steps // 2) @ z - flow @ z)
     assert slope(errors) == pytest.approx(order, abs=0.1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- a run
+
+
+def test_a_path_is_a_trajectory_and_depends_on_its_key_alone():
+    def path(seed):
+        return diffuse(bent, START, DATA, learning_rate=RATE, steps=20, batch_size=BATCH, key=jax.random.key(seed))
+
+    first, again, other = (path(seed) for seed in (0, 0, 1))
+    assert first.complete and first.times[-1] == pytest.approx(2.0)
+    assert "diffusion of order 2 of SGD, batch_size = 2, with_replacement" in first.method
+    np.testing.assert_array_equal(first.states, again.states)
+    assert np.abs(first.final - other.final).max() > 1e-3
+    squares = [np.mean(np.sum(gradients(bent, "with_replacement", p) ** 2, axis=1)) for p in first.states]
+    np.testing.assert_allclose(np.diff(first.dissipated), RATE * np.array(squares[:-1]), rtol=1e-10)
+
+
+def test_with_batches_so_large_that_noise_is_gone_it_is_the_modified_flow():
+    """Half a solver's step error, h^2 / 24 of the third derivative, over a time of 2."""
+    quiet = jax.jit(Diffusion(bent, jnp.asarray(1e14), 2, 2))
+    params, key = START, jax.random.key(0)
+    for _ in range(20):
+        params, key, _ = quiet(params, key, jnp.asarray(RATE), DATA)
+    flow = modified_flow(bent, START, DATA, learning_rate=RATE, times=[0.0, 2.0], rtol=1e-9)
+    np.testing.assert_allclose(params, flow.final, atol=5e-5)
+    plain = gradient_flow(bent, START, DATA, times=[0.0, 2.0], rtol=1e-9)
+    assert np.abs(params - plain.final).max() > 1e-3
+
+
+def total(params, data):
+    return jnp.sum(data["input"] @ params)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "says"),
+    [
+        (regression, {"batch_size": 5}, "batch_size must be between 1 and the 4 samples, got 5"),
+        (regression, {"order": 3}, "order must be 1 or 2, got 3"),
+        (regression, {"substeps": 0}, "substeps must be a positive whole number"),
+        (regression, {"key": None}, "give it a key"),
+        (regression, {"learning_rate": 9.0}, "beyond stability"),
+        (total, {}, "SGD needs a loss that is the mean over samples"),
+    ],
+)
+def test_what_has_no_diffusion_is_refused(loss, options, says):
+    usual = {"learning_rate": RATE, "steps": 3, "batch_size": BATCH, "key": jax.random.key(0)}
+    with pytest.raises(InputError, match=says):
+        diffuse(loss, START, DATA, **(usual | options))

@@ -311,7 +311,10 @@ def test_save_and_invariants_see_the_parameters():
         (optax.adam(0.1), "such as optax.adam, got GradientTransformation"),
         (lambda rate: 3, "<lambda> fails: 'int' object has no attribute 'init'"),
         (optax.polyak_sgd, "polyak_sgd fails: .*value"),
-        (lambda rate: optax.GradientTransformation(jnp.sum, lambda g, s, p: (g, p)), "does not keep the shapes and types of its state"),
+        (
+            lambda rate: optax.GradientTransformation(jnp.sum, lambda g, s, p: (g, p)),
+            "does not keep the shapes and types of its state",
+        ),
         (functools.partial(optax.adam, b3=0.9), r"adam\(b3=0.9\) fails: .*'b3'"),
     ],
 )
