@@ -1,33 +1,84 @@
 """Sharpness: the largest eigenvalue of the loss's Hessian, which decides which learning rates are stable.
 
 Descent with learning_rate * sharpness < 2 follows a quadratic loss downhill; well below 2 it follows the gradient flow.
+Eigenvalues come from products of the Hessian with vectors, which cost two gradients each; no Hessian is formed.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from gradflow.dynamics.flow import GradientField
 from gradflow.dynamics.watch import as_arrays, squared_norm
 
 
-def sharpness(
-    loss: Callable, params: PyTree, *data: PyTree, field: Callable | None = None, iterations: int = 40
-) -> Float[Array, ""]:
-    """Largest eigenvalue, in size, of the Hessian of `loss(params, *data)`, by power iteration from the gradient.
+class Ritz(NamedTuple):
+    """Estimates of eigenvalues, ascending: `values` (k,), each within its `errors` (k,) of an eigenvalue of the Hessian.
 
-    With `field` (as in `gradient_flow`), that of the field's Jacobian. A lower bound where the Jacobian is symmetric, off by
-    less than (second / largest eigenvalue)^(2 * iterations) of itself.
+    The ends of the spectrum are met first. `leading` is the unit vector that belongs to the largest value.
     """
-    return largest_eigenvalue(field or GradientField(loss), as_arrays(params), as_arrays(data), iterations)
+
+    values: Float[Array, " k"]
+    errors: Float[Array, " k"]
+    leading: PyTree
+
+
+def sharpness(loss: Callable, params: PyTree, *data: PyTree, iterations: int = 30) -> Float[Array, ""]:
+    """Largest eigenvalue of the Hessian of `loss(params, *data)`: a lower bound, after `iterations` of Lanczos's method."""
+    return hessian_spectrum(loss, params, *data, iterations=iterations).values[-1]
+
+
+def hessian_spectrum(loss: Callable, params: PyTree, *data: PyTree, iterations: int = 30) -> Ritz:
+    """The ends of the Hessian's spectrum, by Lanczos's method (1950) with full reorthogonalisation.
+
+    `iterations` Hessian-vector products, as many vectors in memory. It starts from a fixed random vector, since a gradient
+    may have no part in the leading direction where the loss is symmetric.
+    """
+    return _lanczos(loss, as_arrays(params), as_arrays(data), iterations)
 
 
 @eqx.filter_jit
-def largest_eigenvalue(field: Callable, state: PyTree, data: tuple, iterations: int) -> Float[Array, ""]:
-    """The largest eigenvalue, in size, of the Jacobian of `field(state, *data)[0]`, by power iteration from the velocity."""
+def _lanczos(loss, params, data, iterations) -> Ritz:
+    flat, unravel = ravel_pytree(params)
+    k = min(iterations, flat.size)
+
+    def hessian_times(v):
+        return ravel_pytree(jax.jvp(lambda p: jax.grad(loss)(p, *data), (params,), (unravel(v),))[1])[0]
+
+    def orthogonal(v, basis):
+        for _ in range(2):  # once more, for what rounding left of the basis
+            v = v - basis.T @ (basis @ v)
+        return v
+
+    def iterate(j, carry):
+        basis, diagonal, beyond, v, size = carry
+        v = jnp.where(size > tiny, v / size, 0)  # an invariant subspace is exhausted: what follows is zero
+        basis = basis.at[j].set(v)
+        w = hessian_times(v)
+        diagonal, beyond = diagonal.at[j].set(v @ w), beyond.at[j].set(size)
+        w = orthogonal(w, basis)
+        return basis, diagonal, beyond, w, jnp.linalg.norm(w)
+
+    start = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+    tiny = jnp.finfo(flat.dtype).tiny
+    zeros = jnp.zeros(k, flat.dtype)
+    basis, diagonal, beyond, _, rest = jax.lax.fori_loop(
+        0, k, iterate, (jnp.zeros((k, flat.size), flat.dtype), zeros, zeros, start, jnp.linalg.norm(start))
+    )
+    values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beyond[1:], 1) + jnp.diag(beyond[1:], -1))
+    return Ritz(values, rest * jnp.abs(vectors[-1]), unravel(basis.T @ vectors[:, -1]))
+
+
+@eqx.filter_jit
+def largest_eigenvalue(field: Callable, state: PyTree, data: tuple, iterations: int = 40) -> Float[Array, ""]:
+    """The largest eigenvalue, in size, of the Jacobian of `field(state, *data)[0]`, by power iteration from the velocity.
+
+    The Jacobian need not be symmetric; -Hessian for the field of plain gradient flow.
+    """
 
     def velocity(y):
         return field(y, *data)[0]

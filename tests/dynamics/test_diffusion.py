@@ -199,7 +199,7 @@ def test_a_path_is_a_trajectory_and_depends_on_its_key_alone():
 
 def test_with_batches_so_large_that_noise_is_gone_it_is_the_modified_flow():
     """Half a solver's step error, h^2 / 24 of the third derivative, over a time of 2."""
-    quiet = jax.jit(Diffusion(bent, jnp.asarray(1e14), 2, 2))
+    quiet = jax.jit(Diffusion(bent, jnp.asarray(1e14), 2, 2).__call__)
     params, key = START, jax.random.key(0)
     for _ in range(20):
         params, key, _ = quiet(params, key, jnp.asarray(RATE), DATA)
