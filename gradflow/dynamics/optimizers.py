@@ -16,7 +16,7 @@ limit. The flow of a run with given b1 has a = -log(b1) / learning_rate.
 
 Heavy ball: Polyak 1964. Kovachki and Stuart (2021), JMLR 22(17): at fixed b1 the limit is plain gradient flow, here that of
 a -> infinity. Adam: Barakat and Bianchi (2021), arXiv 1810.02263, the non-autonomous form of the above. RMSProp, Adam and
-their limit sign descent (a, b -> infinity): Ma, Wu, E (2021), arXiv 2009.06125; Adam: Kingma and Ba, arXiv 1412.6980.
+their limit sign descent (a, b -> infinity): Ma, Wu, E (2020), arXiv 2009.06125; Adam: Kingma and Ba, arXiv 1412.6980.
 """
 
 import dataclasses
