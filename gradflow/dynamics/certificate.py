@@ -149,4 +149,4 @@ class _SaveBoth(eqx.Module):
         if self.save is not None:
             seen, error = jax.jvp(lambda y: self.save(y, *data), (seen,), (error,))
         distance = jnp.sqrt(squared_norm(both.error))
-        return seen, error, distance, largest_eigenvalue(self.field, both.params, data, 40)
+        return seen, error, distance, largest_eigenvalue(self.field, both.params, data)

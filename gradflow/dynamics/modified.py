@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gradflow.dynamics.flow import GradientField, gradient_flow
-from gradflow.dynamics.sharpness import sharpness
+from gradflow.dynamics.sharpness import largest_eigenvalue, sharpness
 from gradflow.dynamics.trajectory import Trajectory
 from gradflow.dynamics.watch import as_arrays, inner
 from gradflow.errors import InputError, require
@@ -108,7 +108,8 @@ def require_stable(
 ) -> None:
     """Refuse learning rates at which descent does not follow any flow, not even at the start."""
     require(math.isfinite(learning_rate) and learning_rate > 0, f"learning_rate must be positive, got {learning_rate}.")
-    sharp = float(sharpness(loss, params, *data, field=field))
+    start = as_arrays(params), as_arrays(data)
+    sharp = float(sharpness(loss, params, *data) if field is None else largest_eigenvalue(field, *start))
     require(
         not learning_rate * sharp >= 2,
         f"learning_rate = {learning_rate:.3g} is beyond stability: times the sharpness {sharp:.3g} it is "

@@ -45,6 +45,7 @@ def hessian_spectrum(loss: Callable, params: PyTree, *data: PyTree, iterations: 
 def _lanczos(loss, params, data, iterations) -> Ritz:
     flat, unravel = ravel_pytree(params)
     k = min(iterations, flat.size)
+    exhausted = 1e3 * jnp.finfo(flat.dtype).eps  # of the largest eigenvalue seen: what is left is rounding
 
     def hessian_times(v):
         return ravel_pytree(jax.jvp(lambda p: jax.grad(loss)(p, *data), (params,), (unravel(v),))[1])[0]
@@ -54,23 +55,27 @@ def _lanczos(loss, params, data, iterations) -> Ritz:
             v = v - basis.T @ (basis @ v)
         return v
 
+    def fresh(j, basis):
+        v = orthogonal(jax.random.normal(jax.random.fold_in(jax.random.key(0), j), flat.shape, flat.dtype), basis)
+        return v / jnp.linalg.norm(v)
+
     def iterate(j, carry):
-        basis, diagonal, beyond, v, size = carry
-        v = jnp.where(size > tiny, v / size, 0)  # an invariant subspace is exhausted: what follows is zero
+        basis, diagonal, beyond, v = carry
         basis = basis.at[j].set(v)
         w = hessian_times(v)
-        diagonal, beyond = diagonal.at[j].set(v @ w), beyond.at[j].set(size)
+        diagonal = diagonal.at[j].set(v @ w)
         w = orthogonal(w, basis)
-        return basis, diagonal, beyond, w, jnp.linalg.norm(w)
+        size = jnp.linalg.norm(w)
+        spent = size <= exhausted * jnp.maximum(jnp.abs(diagonal).max(), beyond.max())
+        beyond = beyond.at[j].set(jnp.where(spent, 0, size))
+        v = jax.lax.cond(spent, lambda: fresh(j + 1, basis), lambda: w / size)
+        return basis, diagonal, beyond, v
 
-    start = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
-    tiny = jnp.finfo(flat.dtype).tiny
+    basis = jnp.zeros((k, flat.size), flat.dtype)
     zeros = jnp.zeros(k, flat.dtype)
-    basis, diagonal, beyond, _, rest = jax.lax.fori_loop(
-        0, k, iterate, (jnp.zeros((k, flat.size), flat.dtype), zeros, zeros, start, jnp.linalg.norm(start))
-    )
-    values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beyond[1:], 1) + jnp.diag(beyond[1:], -1))
-    return Ritz(values, rest * jnp.abs(vectors[-1]), unravel(basis.T @ vectors[:, -1]))
+    basis, diagonal, beyond, _ = jax.lax.fori_loop(0, k, iterate, (basis, zeros, zeros, fresh(0, basis)))
+    values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beyond[:-1], 1) + jnp.diag(beyond[:-1], -1))
+    return Ritz(values, beyond[-1] * jnp.abs(vectors[-1]), unravel(basis.T @ vectors[:, -1]))
 
 
 @eqx.filter_jit
