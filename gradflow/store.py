@@ -69,6 +69,11 @@ def load(folder: Path, name: str = "trajectory") -> xr.Dataset:
         ) from error
 
 
+def load_all(folder: Path) -> dict[str, xr.Dataset]:
+    """Every trajectory of a run, by name."""
+    return {path.stem: load(folder, path.stem) for path in sorted(Path(folder).glob("*.nc"))}
+
+
 def load_config(path: Path) -> dict[str, Any]:
     """Read a config.json."""
     try:

@@ -90,6 +90,7 @@ def certify(
     field: Callable | None = None,
     second_order: Callable | None = None,
     save: Callable | None = None,
+    invariants: Callable | None = None,
     **options: Any,
 ) -> Certificate:
     """How far gradient descent on `loss(params, *data)` departs from gradient flow until `t_end`.
@@ -98,6 +99,7 @@ def certify(
     times         (T,) where to look, instead of 51 equally spaced times up to `t_end`
     field, second_order   as in `modified_flow`, for a descent written in other variables than the weights
     save          `save(state, *data)`: what `flow.states` and `error` are about; default: the whole state
+    invariants    as in `gradient_flow`
     options       as in `gradient_flow`
 
     Raises `InputError` for input that cannot be used, among it a loss that cannot be differentiated twice.
@@ -110,8 +112,9 @@ def certify(
     start = _WithError(params, jax.tree.map(jnp.zeros_like, params))
     require_derivatives(with_error, start, data, 2)
     run = gradient_flow(
-        OfParams(loss), start, *data, times=times, field=with_error, save=_SaveBoth(save, field), **options
-    )
+        OfParams(loss), start, *data, times=times, field=with_error, save=_SaveBoth(save, field),
+        invariants=OfParams(invariants) if invariants else None, **options,
+    )  # fmt: skip
     states, error, distance, sharp = run.states
     flow = dataclasses.replace(run, states=states, final=run.final.params)
     return Certificate(flow, error, distance, sharp, tolerance)

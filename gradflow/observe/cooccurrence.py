@@ -13,9 +13,11 @@ import xarray as xr
 from jaxtyping import Array, Float
 from scipy.special import expit
 
+from gradflow.dynamics.sharpness import sharpness
 from gradflow.dynamics.trajectory import Trajectory
 from gradflow.models import coupled
 from gradflow.models.cooccurrence import Weights, attention, word_outputs
+from gradflow.models.cooccurrence import loss as training_loss
 from gradflow.models.coupled import Coupled, Width
 from gradflow.tasks.cooccurrence import CLASS_NAMES, Batch
 
@@ -28,13 +30,15 @@ class Observer(eqx.Module):
     """Measures a state of either model: `observer(weights, batch)` or `observer(state, batch, width)`.
 
     `initial` is the coupled state at the start, from which changes are taken; `held_out` fresh sentences for the
-    generalisation loss.
+    generalisation loss. With `sharpness`, that of the training loss is measured too (weights only; 60 gradients a save).
     """
 
     initial: Coupled
     held_out: Batch
+    sharpness: bool = eqx.field(static=True, default=False)
 
     def __call__(self, state: Weights | Coupled, batch: Batch, width: Width | None = None) -> dict[str, Array]:
+        sharp = {"sharpness": sharpness(training_loss, state, batch)} if self.sharpness else {}
         if isinstance(state, Weights):
             width, state = coupled.width_of(state), coupled.reduce(state)
         initial, L = self.initial, batch.tokens.shape[1]
@@ -63,6 +67,7 @@ class Observer(eqx.Module):
             "change_Gamma_Q": jnp.abs(state.Gamma_Q - initial.Gamma_Q).max(),
             "change_Gamma_V": jnp.abs(state.Gamma_V - initial.Gamma_V).max(),
             "generalisation_loss": coupled.loss(state, self.held_out, width),
+            **sharp,
         }
 
 
@@ -107,6 +112,7 @@ _LONG_NAMES = {
     "change_Gamma_Q": (("time",), "largest |Gamma_Q(t) - Gamma_Q(0)|"),
     "change_Gamma_V": (("time",), "largest |Gamma_V(t) - Gamma_V(0)|"),
     "generalisation_loss": (("time",), "loss on fresh sentences of the data distribution"),
+    "sharpness": (("time",), "largest eigenvalue of the training loss's Hessian"),
 }
 
 
@@ -128,7 +134,8 @@ def dataset(trajectory: Trajectory, batch: Batch, initial: Coupled, width: Width
             "s1_over_s2": (s[:, 0] / s[:, 1], "s1 / s2"),
             "s2_over_s3": (s[:, 1] / s[:, 2], "s2 / s3"),
         }
-    variables = {name: (dims, seen[name], long_name) for name, (dims, long_name) in _LONG_NAMES.items()} | {
+    measured = {name: (dims, seen[name], long_name) for name, (dims, long_name) in _LONG_NAMES.items() if name in seen}
+    variables = measured | {
         "loss": (("time",), trajectory.loss, "training loss (Eq. 2)"),
         "energy_residual": (("time",), trajectory.energy_residual, "L(0) - L(t) - int |grad L|^2 dt"),
         "loss_by_class": (("time", "sentence_class"), loss_i @ in_class / in_class.sum(0), "mean loss of a class"),

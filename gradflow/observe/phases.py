@@ -96,6 +96,11 @@ def _spline(times: np.ndarray, values: np.ndarray, at: int) -> tuple[CubicSpline
 # ------------------------------------------------------------------------------------------- events of co-occurrence
 
 
+def unstable(run: xr.Dataset) -> np.ndarray:
+    """Where learning_rate * sharpness > 2 along a descent (T,): steps grow in the sharpest direction, and no flow describes them."""
+    return run.attrs["learning_rate"] * run["sharpness"].values > 2
+
+
 def cooccurrence_events(run: xr.Dataset) -> dict[str, Event]:
     """The events of a run on the co-occurrence task, in units of its time.
 

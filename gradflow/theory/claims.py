@@ -50,6 +50,11 @@ def at_most(
     return Claim(name, source, statement, float(measured), f"<= {most:.2g}: {why}", holds)
 
 
+def named(claim: Claim, run: str) -> Claim:
+    """The claim with the name of the run that it was evaluated on, for a ledger of several runs."""
+    return dataclasses.replace(claim, name=f"{run}: {claim.name}")
+
+
 def table(claims: Iterable[Claim]) -> str:
     """The claims as a text table, a line each."""
     mark = {True: "holds", False: "FAILS", None: "-"}
