@@ -64,7 +64,7 @@ PRESETS = {
     "small": Config(),
     "paper": Config(
         preset="paper", n=60, L=5, d=64, random_words="iid", m=128, m1=256, initialisation="kaiming_normal",
-        sigma0=None, compared_end=150.0, learning_rates=(0.001, 0.003, 0.01), batch_sizes=(30, 6), end=3300.0,
+        sigma0=None, compared_rates=(0.14, 0.07, 0.03, 0.012), compared_end=150.0, learning_rates=(0.001, 0.003, 0.01), batch_sizes=(30, 6), end=3300.0,
     ),
 }  # fmt: skip
 

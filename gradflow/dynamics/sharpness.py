@@ -27,7 +27,7 @@ class Ritz(NamedTuple):
     leading: PyTree
 
 
-def sharpness(loss: Callable, params: PyTree, *data: PyTree, iterations: int = 30) -> Float[Array, ""]:
+def sharpness(loss: Callable, params: PyTree, *data: PyTree, iterations: int = 16) -> Float[Array, ""]:
     """Largest eigenvalue of the Hessian of `loss(params, *data)`: a lower bound, after `iterations` of Lanczos's method."""
     return hessian_spectrum(loss, params, *data, iterations=iterations).values[-1]
 

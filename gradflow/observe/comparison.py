@@ -54,6 +54,7 @@ def compare(
     Raises `InputError` where a run does not end well.
     """
     require(len(learning_rates) > 0, "At least one learning rate is needed.")
+    require(min(learning_rates) > 0, f"The learning rates must be positive, got {min(learning_rates)}.")
     steps = [saves * int(np.ceil(t_end / rate / saves - 1e-9)) for rate in learning_rates]
     require(
         len(set(steps)) == len(steps), "The learning rates must differ, and be small enough to differ in their steps."

@@ -30,7 +30,7 @@ class Observer(eqx.Module):
     """Measures a state of either model: `observer(weights, batch)` or `observer(state, batch, width)`.
 
     `initial` is the coupled state at the start, from which changes are taken; `held_out` fresh sentences for the
-    generalisation loss. With `sharpness`, that of the training loss is measured too (weights only; 60 gradients a save).
+    generalisation loss. With `sharpness`, that of the training loss is measured too (weights only; 16 Hessian-vector products a save).
     """
 
     initial: Coupled
