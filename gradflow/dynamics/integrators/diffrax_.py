@@ -61,7 +61,7 @@ def begin(problem: Problem, method: str) -> tuple[Chunk, Place]:
     else:
         place, evaluations, jvps = Place(t0, y0, _first_step(problem)), 1, 0
     if method in _COUNT_THEMSELVES:
-        place = place._replace(memory=_initial_memory(problem.field, method, jnp.asarray(t0), y0, problem.data))
+        place = with_memory(problem, method, place)
         evaluations, jvps = evaluations + int(place.memory.work.evaluations), int(place.memory.work.jvps)
     return Chunk(start, y0, evaluations, accepted=0, rejected=0, jvps=jvps), place
 
@@ -70,13 +70,15 @@ def advance(
     problem: Problem, method: str, place: Place, stretch: np.ndarray, counter: EvaluationCounter | None = None
 ) -> tuple[Chunk, Place]:
     """The chunk of one stretch of save times, and the place at its end."""
+    counts = method in _COUNT_THEMSELVES
+    memory = place.memory if counts else None
     saved, reached, stats, memory, work, solved = _stretch(
-        problem.field, problem.save, method, problem.max_steps, counter, place.state, problem.data, place.memory,
+        problem.field, problem.save, method, problem.max_steps, counter, place.state, problem.data, memory,
         jnp.asarray(place.t), jnp.asarray(stretch), jnp.asarray(place.step), jnp.asarray(problem.rtol), jnp.asarray(problem.atol),
     )  # fmt: skip
     accepted, attempted = int(stats["num_accepted_steps"]), int(stats["num_steps"])
     cost = dict(accepted=accepted, rejected=attempted - accepted)
-    if method in _COUNT_THEMSELVES:
+    if counts:
         cost |= dict(evaluations=int(work.evaluations), jvps=int(work.jvps))
     else:
         cost |= dict(evaluations=counter.take(reached) if counter else _explicit_evaluations(method, attempted))
@@ -89,7 +91,7 @@ def advance(
     step = place.step if method == "implicit_midpoint" else _next_step(place.t, t, accepted)
     distinct = np.searchsorted(stretch, t) + 1
     kept = jax.tree.map(lambda leaf: np.asarray(leaf)[:distinct], saved)
-    return Chunk(kept, reached, **cost), Place(t, reached, step, memory)
+    return Chunk(kept, reached, **cost), Place(t, reached, step, memory or place.memory)
 
 
 @eqx.filter_jit
@@ -125,10 +127,17 @@ def _stretch(field, save, method, max_steps, counter, state, data, memory, t0, t
     return saved, jax.tree.map(lambda leaf: leaf[0], last), solution.stats, solution.solver_state, work, solved
 
 
+def with_memory(problem: Problem, method: str, place: Place) -> Place:
+    """The place with what a solver that counts for itself, in `memory.work`, has to know before it starts there."""
+    memory = _memory(problem.field, method, jnp.asarray(place.t), place.state, problem.data, place.memory)
+    return place._replace(memory=memory)
+
+
 @eqx.filter_jit
-def _initial_memory(field, method, t, y, data):
+def _memory(field, method, t, y, data, earlier):
     y = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(leaf, t)), y)  # as diffrax will have it
-    return _SOLVERS[method]().init(diffrax.ODETerm(lambda t, y, data: field(y, *data)), t, t, y, data)
+    solver, term = _SOLVERS[method](), diffrax.ODETerm(lambda t, y, data: field(y, *data))
+    return solver.init(term, t, t, y, data) if earlier is None else solver.resume(term, t, y, data, earlier)
 
 
 def _largest_leaf_rms(y) -> jax.Array:
