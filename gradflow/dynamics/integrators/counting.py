@@ -87,7 +87,7 @@ class Tally(diffrax.AbstractStepSizeController):
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order) -> tuple[Any, tuple[Any, Work]]:
         t1, inner = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
-        return t1, (inner, Work(jnp.array(0), jnp.array(0)))
+        return t1, (inner, Work(jnp.zeros((), int), jnp.zeros((), int)))
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
         (error, work), (inner, total) = y_error, controller_state

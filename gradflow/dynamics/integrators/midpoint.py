@@ -30,7 +30,7 @@ class ImplicitMidpoint(diffrax.AbstractSolver):
         return 2
 
     def init(self, terms, t0, t1, y0, args) -> "State":
-        return State(ravel_pytree(terms.vf(t0, y0, args))[0], Work(jnp.array(1), jnp.array(0)))
+        return State(ravel_pytree(terms.vf(t0, y0, args))[0], Work(jnp.ones((), int), jnp.zeros((), int)))
 
     def step(self, terms, t0, t1, y0, args, solver_state: "State", made_jump):
         h = t1 - t0
@@ -101,7 +101,7 @@ def _slope_at_midpoint(field, h, y, state) -> tuple[Float[Array, " p"], Array, W
         return at(Y + correction), size, iterations + 1, Work(work.evaluations + 1, work.jvps + products)
 
     start = Work(state.work.evaluations + 1, state.work.jvps)
-    carry = at(y + h / 2 * state.slope), jnp.full_like(rounding, jnp.inf), jnp.array(0), start
+    carry = at(y + h / 2 * state.slope), jnp.full_like(rounding, jnp.inf), jnp.zeros((), int), start
     (_, slope, _, size), _, _, work = jax.lax.while_loop(goes_on, newton, carry)
     return slope, size <= 1000 * rounding, work
 
@@ -127,6 +127,6 @@ def _bicgstab(
         p_after = r + (rho_after / rho) * (alpha / omega) * (p - omega * image_p)
         return x + alpha * p + omega * half, r, p_after, rho_after, iterations + 1
 
-    start = jnp.zeros_like(right), right, right, right @ right, jnp.array(0)
+    start = jnp.zeros_like(right), right, right, right @ right, jnp.zeros((), int)
     x, *_, iterations = jax.lax.while_loop(goes_on, iterate, start)
     return x, 2 * iterations

@@ -49,13 +49,13 @@ class RKC2(diffrax.AbstractAdaptiveSolver):
     def init(self, terms, t0, t1, y0, args) -> "State":
         y, field = _flat(terms, y0, args)
         rho, vector, jvps = _leading(field, t0, y, jnp.zeros_like(y), jnp.inf, 1e-3)
-        return State(field(t0, y), vector, rho, jnp.array(0), Work(jnp.array(1), jvps))
+        return State(field(t0, y), vector, rho, jnp.zeros((), int), Work(jnp.ones((), int), jvps))
 
     def resume(self, terms, t0, y0, args, earlier: "State") -> "State":
         """As `init`, but from an earlier state's eigenvector, which takes fewer products."""
         y, field = _flat(terms, y0, args)
         rho, vector, jvps = _leading(field, t0, y, earlier.vector, earlier.rho, 1e-2)
-        return State(field(t0, y), vector, rho, jnp.array(0), Work(jnp.array(1), jvps))
+        return State(field(t0, y), vector, rho, jnp.zeros((), int), Work(jnp.ones((), int), jvps))
 
     def step(self, terms, t0, t1, y0, args, solver_state: "State", made_jump):
         h, state = t1 - t0, solver_state
@@ -66,7 +66,7 @@ class RKC2(diffrax.AbstractAdaptiveSolver):
         rho, vector, jvps = jax.lax.cond(
             due,
             lambda: _leading(field, t0, y, state.vector, state.rho, 1e-2),
-            lambda: (state.rho, state.vector, jnp.array(0)),
+            lambda: (state.rho, state.vector, jnp.zeros((), int)),
         )
         s, possible = stages(h * SAFETY * rho, self.max_stages)
         y1, slope = _step(field, t0, h, y, state.slope, s)
@@ -119,7 +119,7 @@ def spectral_radius(
         return size, rho, jnp.where(size > 0, image / size, v), products + 1
 
     guess = jnp.asarray(guess, vector.dtype)
-    once = iterate((guess, guess, vector / jnp.linalg.norm(vector), jnp.array(0)))
+    once = iterate((guess, guess, vector / jnp.linalg.norm(vector), jnp.zeros((), int)))
     rho, _, vector, products = jax.lax.while_loop(goes_on, iterate, once)
     return rho, vector, products
 
