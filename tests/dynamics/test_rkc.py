@@ -11,7 +11,7 @@ from numpy.polynomial.chebyshev import Chebyshev
 from gradflow import gradient_flow, linear_times, log_times
 from gradflow.dynamics.integrators.auto import STABLE
 from gradflow.dynamics.integrators.counting import Tally, Told
-from gradflow.dynamics.integrators.rkc import DAMPING, SAFETY, RKC2, spectral_radius, stages
+from gradflow.dynamics.integrators.rkc import DAMPING, RKC2, SAFETY, spectral_radius, stages
 
 # ---------------------------------------------------------------------------------------------- one step on y' = -rates y
 
@@ -272,7 +272,10 @@ def test_auto_returns_to_tsit5_where_rkc2_does_not_pay_and_says_why():
     flow, marks = follow("auto", linear_times(2.0, 13), rtol=1e-11)
     assert flow.complete
     assert ", then rkc2 (step x lambda_max" in flow.method
-    assert ", then tsit5 (rkc2 cost " in flow.method and "times what tsit5 would in steps of 3.5 / lambda_max)" in flow.method
+    assert (
+        ", then tsit5 (rkc2 cost " in flow.method
+        and "times what tsit5 would in steps of 3.5 / lambda_max)" in flow.method
+    )
     assert flow.cost.evaluations + flow.cost.jvps == marks
     states = np.hstack([flow.states["a"], flow.states["b"]])
     np.testing.assert_allclose(states, exact_ravine(flow.times), rtol=0, atol=100 * 1e-11)

@@ -81,29 +81,29 @@ def _slope_at_midpoint(field, h, y, state) -> tuple[Float[Array, " p"], Array, W
     """f(Y) for Y = y + h/2 f(Y); whether that holds to round-off."""
     rounding = jnp.finfo(y.dtype).eps * jnp.linalg.norm(y)
 
-    def at(Y):
-        slope = field(Y)
-        residual = y + h / 2 * slope - Y
-        return Y, slope, residual, jnp.linalg.norm(residual)
-
     def goes_on(carry):
-        (*_, size), before, iterations, _ = carry
-        stagnates = (size <= 1000 * rounding) & (size > before / 2)
-        return (size > 4 * rounding) & ~stagnates & (iterations < _NEWTON)
+        *_, size, enough, iterations, _ = carry
+        return ~enough & jnp.isfinite(size) & (iterations < _NEWTON)
 
     def newton(carry):
-        (Y, _, residual, size), _, iterations, work = carry
+        Y, _, before, _, iterations, work = carry
+        slope = field(Y)
+        residual = y + h / 2 * slope - Y
+        size = jnp.linalg.norm(residual)
+        stagnates = (size <= 1000 * rounding) & (size > before / 2)
+        enough = (size <= 4 * rounding) | stagnates
 
         def matrix_times(v):
             return v - h / 2 * jax.jvp(field, (Y,), (v,))[1]
 
-        correction, products = _bicgstab(matrix_times, residual, _FORCING)
-        return at(Y + correction), size, iterations + 1, Work(work.evaluations + 1, work.jvps + products)
+        correction, products = _bicgstab(matrix_times, jnp.where(enough, 0, residual), _FORCING)
+        work = Work(work.evaluations + 1, work.jvps + products)
+        return Y + correction, slope, size, enough, iterations + 1, work
 
-    start = Work(state.work.evaluations + 1, state.work.jvps)
-    carry = at(y + h / 2 * state.slope), jnp.full_like(rounding, jnp.inf), jnp.zeros((), int), start
-    (_, slope, _, size), _, _, work = jax.lax.while_loop(goes_on, newton, carry)
-    return slope, size <= 1000 * rounding, work
+    far = jnp.full_like(rounding, jnp.finfo(y.dtype).max)
+    start = y + h / 2 * state.slope, state.slope, far, jnp.zeros((), bool), jnp.zeros((), int), state.work
+    _, slope, _, enough, _, work = jax.lax.while_loop(goes_on, newton, start)
+    return slope, enough, work
 
 
 def _bicgstab(
