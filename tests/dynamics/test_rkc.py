@@ -213,6 +213,16 @@ def test_a_stiff_flow_costs_a_fraction_of_what_stability_asks_of_tsit5(ravine_by
     assert flow.cost.evaluations + 2 * flow.cost.jvps < by_tsit5 / 8
 
 
+def test_weights_in_single_precision_are_followed_in_that_of_the_times():
+    flow = gradient_flow(
+        ravine, {"a": jnp.ones(5, jnp.float32), "b": jnp.ones(7, jnp.float32)}, jnp.array(HESSIAN),
+        times=[0.0, 0.5, 1.0], method="rkc2", rtol=1e-4,
+    )  # fmt: skip
+    assert flow.complete and flow.final["a"].dtype == jnp.float64
+    states = np.hstack([flow.states["a"], flow.states["b"]])
+    np.testing.assert_allclose(states, exact_ravine(flow.times), rtol=0, atol=100 * 1e-4)
+
+
 def test_a_limit_on_stages_shortens_the_steps_and_keeps_the_accuracy():
     def solve(max_stages):
         return diffrax.diffeqsolve(

@@ -34,7 +34,7 @@ _COUNT_THEMSELVES = ("rkc2", "implicit_midpoint")
 class Place(NamedTuple):
     """Where a solve stands: time, state, the step to try next, and the solver's own state where that lasts."""
 
-    t: float
+    t: np.float64
     state: Any
     step: float
     memory: Any = None
@@ -54,7 +54,7 @@ def solve(problem: Problem, method: str) -> Iterator[Chunk]:
 
 def begin(problem: Problem, method: str) -> tuple[Chunk, Place]:
     """The chunk that is the start alone, and the place of the start."""
-    y0, t0 = problem.y0, float(problem.times[0])
+    y0, t0 = problem.y0, problem.times[0]
     start = jax.tree.map(lambda leaf: leaf[None], eqx.filter_jit(problem.save)(y0, *problem.data))
     if method == "implicit_midpoint":
         place, evaluations, jvps = Place(t0, y0, problem.step), 0, 0
@@ -87,7 +87,7 @@ def advance(
         return Chunk(None, place.state, **cost, failure=failure), place
     if attempted >= problem.max_steps:
         return Chunk(None, place.state, **cost, failure=out_of_steps(problem.max_steps)), place
-    t = float(stretch[-1])
+    t = stretch[-1]
     step = place.step if method == "implicit_midpoint" else _next_step(place.t, t, accepted)
     distinct = np.searchsorted(stretch, t) + 1
     kept = jax.tree.map(lambda leaf: np.asarray(leaf)[:distinct], saved)

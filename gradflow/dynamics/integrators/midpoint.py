@@ -71,9 +71,7 @@ class EvenSteps(diffrax.AbstractStepSizeController):
 
     def _next(self, t, dt0):
         target = self.times[jnp.minimum(jnp.searchsorted(self.times, t, side="right"), self.times.size - 1)]
-        left = jnp.ceil(
-            (target - t) / dt0 * (1 - 1e-9)
-        )  # nine digits: times that are multiples of dt0 take no extra step
+        left = jnp.ceil((target - t) / dt0 * (1 - 1e-6))  # multiples of dt0 take no extra step for their round-off
         return jnp.where(left > 1, t + (target - t) / left, target)
 
 

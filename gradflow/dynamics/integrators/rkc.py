@@ -6,9 +6,9 @@ polynomial of degree j and a little damping, a step h takes y' = lambda y to P_s
     P_s(z) = a_s + b_s T_s(w0 + w1 z),    w0 = 1 + (2/13) / s^2,        w1 = T_s'(w0) / T_s''(w0),
     a_j = 1 - b_j T_j(w0),                b_j = T_j''(w0) / T_j'(w0)^2,  b_0 = b_1 = b_2,
 
-and |P_s| <= 1 for -0.65 (s^2 - 1) <= z <= 0. So a step of any size takes about sqrt(1.54 h rho) evaluations of the field, rho
-being the spectral radius of its Jacobian, where a method with a fixed number of stages takes , say tsit5, h rho / 3.5 steps of six. Gradient flow
-is made for it: the Jacobian is minus the Hessian, its eigenvalues are real, and near a minimum none is positive.
+and |P_s| <= 1 for -0.65 (s^2 - 1) <= z <= 0. So a step h of any size takes about sqrt(1.54 h rho) evaluations of the field,
+rho being the spectral radius of its Jacobian, where tsit5 takes h rho / 3.5 steps of six. Gradient flow is made for it: the
+Jacobian is minus the Hessian, its eigenvalues are real, and near a minimum none is positive.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,7 @@ from gradflow.dynamics.integrators.counting import Work
 
 DAMPING = 2 / 13
 SAFETY = 1.1  # the power iteration ends below the spectral radius, and the Jacobian changes until it is measured again
-_MEASURE_AFTER = (
-    20  # evaluations since the last time: then measuring, mostly one product of twice the price, adds a tenth
-)
+_MEASURE_AFTER = 20  # evaluations since the last time: measuring, mostly one product worth two of them, adds a tenth
 
 
 class RKC2(diffrax.AbstractAdaptiveSolver):
