@@ -1,7 +1,8 @@
-"""Ways to solve dy/dt = f(y), one library a file, all behind one call.
+"""Ways to solve dy/dt = f(y), one library or method a file, all behind one call.
 
-Each file offers `METHODS` (the names it answers to) and `solve(problem, method)`, a generator that yields one `Chunk` for
-each stretch of save times, so that the caller can show progress, stop early and keep what is done.
+A library's file offers `solve(problem, method)`, a generator that yields one `Chunk` for each stretch of save times, so that
+the caller can show progress, stop early and keep what is done. So does `auto`, which chooses between two methods as it goes;
+`rkc` and `midpoint` are methods of this package's own, written as solvers of diffrax.
 """
 
 import dataclasses
