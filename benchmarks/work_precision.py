@@ -118,7 +118,7 @@ def draw(results: dict[str, dict[str, list[Point]]], path: Path) -> Path:
                 panel.plot(work, error, label=method, **{"linewidth": 1.2, **METHODS[method]})
             for p in points["rkc2"]:
                 text = ("rtol " if p.rtol == RTOLS[0] else "") + f"$10^{{{np.log10(p.rtol):.0f}}}$"
-                panel.annotate(text, (p.work, p.error), (6, 4), textcoords="offset points", fontsize=8, color=style.RED)
+                panel.annotate(text, (p.work, p.error), (4, 6), textcoords="offset points", fontsize=8, color=style.RED)
             most = max(p.work for curve in points.values() for p in curve)
             least = min(p.work for curve in points.values() for p in curve)
             panel.set(xlim=(10 ** np.floor(np.log10(least)), 3 * most), xscale="log", yscale="log", title=name)

@@ -3,7 +3,8 @@
 tsit5 is stable for steps up to 3.5 / lambda_max, lambda_max being the largest |eigenvalue| of the field's Jacobian (real and
 negative near a minimum). Where its mean step comes near that, stability and not accuracy decides what it costs, and rkc2
 goes on. It stays as long as it costs less than tsit5 would at its longest stable steps; a Jacobian-vector product counts as
-two evaluations. Where rkc2 did not pay, tsit5 keeps the next stretch to itself, the next time two, then four and so on.
+two evaluations. Where rkc2 did not pay, tsit5 keeps the next stretch to itself, the next time two, then four and so on; where
+rkc2 ran out of steps, tsit5 does that stretch again.
 """
 
 from collections.abc import Iterator
@@ -22,11 +23,17 @@ def solve(problem: Problem, method: str) -> Iterator[Chunk]:
     chunk, place = diffrax_.begin(problem, chosen)
     yield chunk._replace(choice=chosen)
     for stretch in stretches(problem.times):
-        began, better = place.t, chosen
+        began = place.t
         chunk, place = diffrax_.advance(problem, chosen, place, stretch)
+        wasted = None
+        if chunk.failure and chosen == "rkc2":
+            wasted, chosen, kept_for_tsit5, next_kept = chunk, "tsit5", next_kept, 2 * next_kept
+            chunk, place = diffrax_.advance(problem, chosen, place, stretch)
+            chunk = chunk._replace(choice=f"to t = {began:.4g}, then {chosen} (rkc2 needed {wasted.failure})")
         if chunk.failure:
-            yield chunk
+            yield _costing(chunk, wasted)
             return
+        better = chosen
         if chosen == "tsit5":
             place, chunk = _measured(problem, place, chunk)
             ratio = float(place.memory.rho) * (place.t - began) / chunk.accepted
@@ -47,7 +54,7 @@ def solve(problem: Problem, method: str) -> Iterator[Chunk]:
         elif place.t == problem.times[-1] and not switched:
             why = f"step x lambda_max <= {largest:.2g} of {STABLE:.2g} that tsit5 can take"
             chunk = chunk._replace(choice=f"throughout ({why})")
-        yield chunk
+        yield _costing(chunk, wasted)
 
 
 def _measured(problem: Problem, place: diffrax_.Place, chunk: Chunk) -> tuple[diffrax_.Place, Chunk]:
@@ -57,6 +64,14 @@ def _measured(problem: Problem, place: diffrax_.Place, chunk: Chunk) -> tuple[di
     return place, chunk._replace(
         evaluations=chunk.evaluations + int(work.evaluations), jvps=chunk.jvps + int(work.jvps)
     )
+
+
+def _costing(chunk: Chunk, wasted: Chunk | None) -> Chunk:
+    """The chunk, with what an attempt cost that was given up for it."""
+    if wasted is None:
+        return chunk
+    counts = ("evaluations", "accepted", "rejected", "jvps")
+    return chunk._replace(**{name: getattr(chunk, name) + getattr(wasted, name) for name in counts})
 
 
 def _evaluations_by_tsit5(span: float, lambda_max: float) -> float:

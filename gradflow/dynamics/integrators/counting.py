@@ -1,7 +1,8 @@
 """Counting what a compiled solve does, for libraries that do not tell.
 
-A function is counted by a callback on the host. A diffrax solver that counts for itself, in its state, loses the counts of
-rejected steps, as diffrax goes back to the state before; `Told` and `Tally` carry them past, in the step's error estimate.
+A function is counted by a callback on the host. What a diffrax solver did in a step can be read off its state before and
+after, but that of a rejected step is lost, as diffrax goes back; `Told` and `Tally` carry the counts past, in the step's
+error estimate.
 """
 
 from collections.abc import Callable
@@ -46,10 +47,16 @@ class Work(NamedTuple):
     jvps: Int[Array, ""]
 
 
+def by_state(before, after) -> Work:
+    """The work of a step of a solver whose state has the `work` so far."""
+    return jax.tree.map(jnp.subtract, after.work, before.work)
+
+
 class Told(diffrax.AbstractWrappedSolver):
-    """A solver whose state has its `work`: hands a `Tally` each step's own, next to the error estimate."""
+    """A solver that hands a `Tally` each step's work, `work_of(state before, state after)`, next to the error estimate."""
 
     solver: diffrax.AbstractSolver
+    work_of: Callable[[Any, Any], Work]
 
     @property
     def term_structure(self):
@@ -70,8 +77,7 @@ class Told(diffrax.AbstractWrappedSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         y1, error, dense, after, result = self.solver.step(terms, t0, t1, y0, args, solver_state, made_jump)
-        work = jax.tree.map(jnp.subtract, after.work, solver_state.work)
-        return y1, (error, work), dense, after, result
+        return y1, (error, self.work_of(solver_state, after)), dense, after, result
 
     def func(self, terms, t0, y0, args):
         return self.solver.func(terms, t0, y0, args)

@@ -7,6 +7,7 @@ own: with one norm over all numbers, the many that stand still would hide the er
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -17,7 +18,7 @@ import numpy as np
 import optimistix as optx
 
 from gradflow.dynamics.integrators import Chunk, Problem, out_of_steps, stretches
-from gradflow.dynamics.integrators.counting import EvaluationCounter, Tally, Told
+from gradflow.dynamics.integrators.counting import EvaluationCounter, Tally, Told, Work, by_state
 from gradflow.dynamics.integrators.midpoint import EvenSteps, ImplicitMidpoint
 from gradflow.dynamics.integrators.rkc import RKC2
 
@@ -70,18 +71,14 @@ def advance(
     problem: Problem, method: str, place: Place, stretch: np.ndarray, counter: EvaluationCounter | None = None
 ) -> tuple[Chunk, Place]:
     """The chunk of one stretch of save times, and the place at its end."""
-    counts = method in _COUNT_THEMSELVES
-    memory = place.memory if counts else None
+    memory = place.memory if method in _COUNT_THEMSELVES else None
     saved, reached, stats, memory, work, solved = _stretch(
         problem.field, problem.save, method, problem.max_steps, counter, place.state, problem.data, memory,
         jnp.asarray(place.t), jnp.asarray(stretch), jnp.asarray(place.step), jnp.asarray(problem.rtol), jnp.asarray(problem.atol),
     )  # fmt: skip
     accepted, attempted = int(stats["num_accepted_steps"]), int(stats["num_steps"])
-    cost = dict(accepted=accepted, rejected=attempted - accepted)
-    if counts:
-        cost |= dict(evaluations=int(work.evaluations), jvps=int(work.jvps))
-    else:
-        cost |= dict(evaluations=counter.take(reached) if counter else _explicit_evaluations(method, attempted))
+    evaluations = counter.take(reached) if counter else int(work.evaluations)
+    cost = dict(evaluations=evaluations, accepted=accepted, rejected=attempted - accepted, jvps=int(work.jvps))
     if not bool(solved):
         failure = f"a step of {place.step:g} left its equation unsolved; take a smaller step"
         return Chunk(None, place.state, **cost, failure=failure), place
@@ -99,13 +96,14 @@ def _stretch(field, save, method, max_steps, counter, state, data, memory, t0, t
     def velocity(t, y, data):
         return counter.counted(field)(y, *data) if counter else field(y, *data)
 
-    solver, counts = _SOLVERS[method](), method in _COUNT_THEMSELVES
-    controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest_leaf_rms)
+    remembers = method in _COUNT_THEMSELVES
     if method == "implicit_midpoint":
         controller = EvenSteps(times)
+    else:
+        controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest_leaf_rms)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
-        Told(solver) if counts else solver,
+        Told(_SOLVERS[method](), by_state if remembers else partial(_work_of_step, method)),
         t0=t0,
         t1=times[-1],
         dt0=step,
@@ -113,16 +111,16 @@ def _stretch(field, save, method, max_steps, counter, state, data, memory, t0, t
         args=data,
         saveat=diffrax.SaveAt(
             subs=[diffrax.SubSaveAt(ts=times, fn=lambda t, y, data: save(y, *data)), diffrax.SubSaveAt(t1=True)],
-            solver_state=counts,
-            controller_state=counts,
+            solver_state=remembers,
+            controller_state=True,
         ),
-        stepsize_controller=Tally(controller) if counts else controller,
+        stepsize_controller=Tally(controller),
         max_steps=max_steps,
         throw=False,
-        solver_state=memory if counts else None,
+        solver_state=memory,
     )
     saved, last = solution.ys
-    work = solution.controller_state[1] if counts else None
+    _, work = solution.controller_state
     solved = solution.result != diffrax.RESULTS.nonlinear_max_steps_reached
     return saved, jax.tree.map(lambda leaf: leaf[0], last), solution.stats, solution.solver_state, work, solved
 
@@ -169,6 +167,7 @@ def _next_step(t0: float, t1: float, accepted: int) -> float:
     return float((t1 - t0) / accepted if t0 <= 0 else t1 * (1 - (t0 / t1) ** (1 / accepted)))
 
 
-def _explicit_evaluations(method: str, attempted: int) -> int:
-    """Evaluations of a stretch: both solvers reuse the last stage as the next step's first, after one at its start."""
-    return {"tsit5": 6, "dopri8": 13}[method] * attempted + 1
+def _work_of_step(method: str, before, after) -> Work:
+    """Both explicit solvers reuse the last stage as the next step's first, once a step of the stretch was accepted."""
+    stages = {"tsit5": 6, "dopri8": 13, "kvaerno5": 0}[method]  # kvaerno5 is counted by callback
+    return Work(stages + before[0], jnp.zeros((), int))
