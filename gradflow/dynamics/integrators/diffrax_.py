@@ -77,8 +77,11 @@ def advance(
         jnp.asarray(place.t), jnp.asarray(stretch), jnp.asarray(place.step), jnp.asarray(problem.rtol), jnp.asarray(problem.atol),
     )  # fmt: skip
     accepted, attempted = int(stats["num_accepted_steps"]), int(stats["num_steps"])
-    evaluations = counter.take(reached) if counter else int(work.evaluations)
-    cost = dict(evaluations=evaluations, accepted=accepted, rejected=attempted - accepted, jvps=int(work.jvps))
+    cost = dict(accepted=accepted, rejected=attempted - accepted)
+    if counter:
+        cost |= dict(evaluations=counter.take(reached))
+    else:
+        cost |= dict(evaluations=int(work.evaluations), jvps=int(work.jvps))
     if not bool(solved):
         failure = f"a step of {place.step:g} left its equation unsolved; take a smaller step"
         return Chunk(None, place.state, **cost, failure=failure), place
@@ -97,13 +100,15 @@ def _stretch(field, save, method, max_steps, counter, state, data, memory, t0, t
         return counter.counted(field)(y, *data) if counter else field(y, *data)
 
     remembers = method in _COUNT_THEMSELVES
+    solver, controller = _SOLVERS[method](), diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest_leaf_rms)
     if method == "implicit_midpoint":
         controller = EvenSteps(times)
-    else:
-        controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_largest_leaf_rms)
+    if not counter:
+        solver = Told(solver, by_state if remembers else partial(_work_of_step, method))
+        controller = Tally(controller)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity),
-        Told(_SOLVERS[method](), by_state if remembers else partial(_work_of_step, method)),
+        solver,
         t0=t0,
         t1=times[-1],
         dt0=step,
@@ -112,15 +117,15 @@ def _stretch(field, save, method, max_steps, counter, state, data, memory, t0, t
         saveat=diffrax.SaveAt(
             subs=[diffrax.SubSaveAt(ts=times, fn=lambda t, y, data: save(y, *data)), diffrax.SubSaveAt(t1=True)],
             solver_state=remembers,
-            controller_state=True,
+            controller_state=not counter,
         ),
-        stepsize_controller=Tally(controller),
+        stepsize_controller=controller,
         max_steps=max_steps,
         throw=False,
         solver_state=memory,
     )
     saved, last = solution.ys
-    _, work = solution.controller_state
+    work = None if counter else solution.controller_state[1]
     solved = solution.result != diffrax.RESULTS.nonlinear_max_steps_reached
     return saved, jax.tree.map(lambda leaf: leaf[0], last), solution.stats, solution.solver_state, work, solved
 
@@ -169,5 +174,5 @@ def _next_step(t0: float, t1: float, accepted: int) -> float:
 
 def _work_of_step(method: str, before, after) -> Work:
     """Both explicit solvers reuse the last stage as the next step's first, once a step of the stretch was accepted."""
-    stages = {"tsit5": 6, "dopri8": 13, "kvaerno5": 0}[method]  # kvaerno5 is counted by callback
+    stages = {"tsit5": 6, "dopri8": 13}[method]
     return Work(stages + before[0], jnp.zeros((), int))
