@@ -16,8 +16,9 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say what each one measures, and run none")
     arguments = parser.parse_args()
     if arguments.list:
+        width = max(map(len, known))
         for name, summary in known.items():
-            print(f"{name:<10} {summary}")
+            print(f"{name:<{width}} {summary}")
         return
     for name in arguments.names:
         require(name in known, f"Unknown benchmark {name!r}; known are {', '.join(known)}.")

@@ -48,7 +48,7 @@ class Config:
     save_points: int = 241
     """times to save, logarithmically spaced"""
     method: str = "tsit5"
-    """integrator: tsit5, dopri8, kvaerno5, RK45, DOP853, LSODA, BDF, Radau or odeint"""
+    """integrator: tsit5, dopri8, kvaerno5, rkc2, auto, RK45, DOP853, LSODA, BDF, Radau or odeint"""
     rtol: float = 1e-6
     """relative tolerance of the integrator"""
     learning_rate: float | None = None

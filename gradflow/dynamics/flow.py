@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gradflow.dynamics import progress
-from gradflow.dynamics.integrators import Chunk, Problem, require_room, solver_of
+from gradflow.dynamics.integrators import Chunk, Problem, require_room, require_step, solver_of
 from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
 from gradflow.dynamics.watch import Watch, as_arrays, not_finite, squared_norm
 from gradflow.errors import require
@@ -34,24 +34,30 @@ def gradient_flow(
     save: Callable | None = None,
     invariants: Callable | None = None,
     max_steps: int = 100_000,
+    step: float | None = None,
     show_progress: bool | None = None,
 ) -> Trajectory:
     """Follow the gradient flow of `loss(params, *data)` from `params` through `times`.
 
     loss        smooth scalar function of a pytree of arrays; reuse one function object and it is compiled once per shape
     times       (T,) ascending, where to save; the first is the start. See `linear_times` and `log_times`
-    method      tsit5, dopri8, kvaerno5 (diffrax); RK45, DOP853, LSODA, BDF, Radau (scipy); odeint (jax)
+    method      tsit5, dopri8, kvaerno5 (diffrax); RK45, DOP853, LSODA, BDF, Radau (scipy); odeint (jax); rkc2, explicit
+                and for stiff flows of any size; implicit_midpoint, which keeps quadratic invariants to round-off; auto,
+                which takes tsit5 where accuracy limits its steps and rkc2 where stability would
     rtol, atol  tolerances of the integrator's error in one step; atol is rtol / 1000 unless given
     field       `field(state, *data) -> (velocity, -dLoss/dt)`, for a flow that is written in other variables than the
                 weights, or that is no plain gradient flow. Default: (-grad loss, |grad loss|^2)
     save        `save(state, *data)` is kept at each time, as `states`; default: the state itself
     invariants  `invariants(state, *data) -> {name: array}` that should stay constant; their drift is reported
     max_steps   most steps between two progress reports (about a twelfth of the run)
+    step        size of the fixed steps of implicit_midpoint, shortened evenly where they would miss a time; the other
+                methods choose their own
 
     Returns a `Trajectory`; look at its `status`. Interrupted (Ctrl-C), out of steps or out of the finite range, it holds
     what was done until then. Raises `InputError` for times, tolerances or methods that cannot be used.
     """
     library, solve = solver_of(method)
+    require_step(method, step)
     times = np.asarray(times, float)
     require(times.ndim == 1 and times.size >= 2, "times must hold at least a start and an end.")
     require(bool(np.isfinite(times).all() and (np.diff(times) > 0).all()), "times must ascend and be finite.")
@@ -63,7 +69,7 @@ def gradient_flow(
     watch = Watch.begin(loss, save, invariants, params, data)
     start = (params, jnp.zeros((), jnp.result_type(*jax.tree.leaves(params))))
     require_room(method, sum(leaf.size for leaf in jax.tree.leaves(start)))
-    problem = Problem(velocity, _OnPair(watch), start, data, times, rtol, atol, max_steps)
+    problem = Problem(velocity, _OnPair(watch), start, data, times, rtol, atol, max_steps, step)
 
     began = time.perf_counter()
     chunks: list[Chunk] = []
@@ -94,12 +100,13 @@ def gradient_flow(
         dissipated=saved.dissipated,
         drift=saved.drift,
         final=chunks[-1].state[0],
-        method=f"{method} ({library}), rtol = {rtol:.1g}, atol = {atol:.1g}",
+        method=_in_words(method, library, chunks, problem),
         cost=Cost(
             evaluations=_total(chunks, "evaluations"),
             accepted=_total(chunks, "accepted"),
             rejected=_total(chunks, "rejected"),
             jacobians=_total(chunks, "jacobians"),
+            jvps=_total(chunks, "jvps"),
             seconds=time.perf_counter() - began,
         ),
         status=status,
@@ -151,6 +158,15 @@ def _check_tolerances(params: PyTree, rtol: float, atol: float) -> None:
             f"atol = {atol:.1g} is not far below the smallest initial scale {smallest:.1g}: times at which a plateau is left will be off.",
             stacklevel=3,
         )
+
+
+def _in_words(method: str, library: str, chunks: list[Chunk], problem: Problem) -> str:
+    """How a run was solved: by which method, to which tolerances or in which steps, and why so where it was chosen."""
+    choices = " ".join(chunk.choice for chunk in chunks if chunk.choice)
+    by = f"{method}: {choices}" if choices else f"{method} ({library})"
+    if problem.step is not None:
+        return f"{by}, step = {problem.step:g}"
+    return f"{by}, rtol = {problem.rtol:.1g}, atol = {problem.atol:.1g}"
 
 
 def _failure(chunks: list[Chunk], t: float, rtol: float) -> str | None:

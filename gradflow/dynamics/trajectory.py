@@ -13,13 +13,14 @@ class Cost:
     """What a solve cost. A count that its library does not tell is None; `evaluations` is always true.
 
     `evaluations` counts every evaluation of the vector field (or of a gradient), those for finite differences included;
-    `jacobians` those of an exact Jacobian of it.
+    `jacobians` those of an exact Jacobian of it, `jvps` its products with a vector (each worth about two evaluations).
     """
 
     evaluations: int = 0
     accepted: int | None = None
     rejected: int | None = None
     jacobians: int = 0
+    jvps: int = 0
     seconds: float = 0.0
 
 
@@ -73,6 +74,7 @@ class Trajectory:
         steps = "" if cost.accepted is None else f"{cost.accepted} steps accepted, "
         steps += "" if cost.rejected is None else f"{cost.rejected} rejected, "
         jacobians = f", {cost.jacobians} Jacobians" if cost.jacobians else ""
+        jacobians += f", {cost.jvps} Jacobian-vector products" if cost.jvps else ""
         drifts = ", ".join(f"{name} {values.max():.1e}" for name, values in self.drift.items())
         residual = np.abs(self.energy_residual).max()
         lines = [
