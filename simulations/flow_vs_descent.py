@@ -75,6 +75,7 @@ def run(config: Config) -> None:
 
     import gradflow
     from gradflow import store
+    from gradflow.dynamics.minibatches import Minibatches
     from gradflow.dynamics.sharpness import sharpness
     from gradflow.dynamics.times import log_steps
     from gradflow.errors import require
@@ -102,6 +103,10 @@ def run(config: Config) -> None:
     initial, width = coupled.reduce(weights), coupled.width_of(weights)
     S0, sharp = float(initial.S), float(sharpness(model.loss, weights, batch))
     learning_rates = config.learning_rates or tuple(rate / sharp for rate in config.rates)
+    for size in config.batch_sizes:
+        Minibatches.plan(
+            (batch,), size, "without_replacement", key_sgd
+        )  # refuses what cannot be had before anything runs
     observer = Observer(initial, task.held_out(key_held_out, config.held_out), sharpness=True)
     folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
     print(

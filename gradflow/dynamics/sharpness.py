@@ -11,9 +11,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from gradflow.dynamics.watch import as_arrays, squared_norm
+from gradflow.dynamics.watch import as_arrays
 
 
 class Ritz(NamedTuple):
@@ -79,20 +79,41 @@ def _lanczos(loss, params, data, iterations) -> Ritz:
 
 
 @eqx.filter_jit
-def largest_eigenvalue(field: Callable, state: PyTree, data: tuple, iterations: int = 40) -> Float[Array, ""]:
-    """The largest eigenvalue, in size, of the Jacobian of `field(state, *data)[0]`, by power iteration from the velocity.
+def largest_eigenvalue(field: Callable, state: PyTree, data: tuple) -> Float[Array, ""]:
+    """The largest eigenvalue, in size, of the Jacobian of `field(state, *data)[0]`, by power iteration from the velocity (or at random).
 
-    The Jacobian need not be symmetric; -Hessian for the field of plain gradient flow.
+    The Jacobian need not be symmetric; it is -Hessian for the field of plain gradient flow.
     """
+    flat, unravel = ravel_pytree(state)
 
     def velocity(y):
-        return field(y, *data)[0]
+        return ravel_pytree(field(unravel(y), *data)[0])[0]
 
-    def normalised(v):
-        size = jnp.sqrt(squared_norm(v))
-        return jax.tree.map(lambda leaf: leaf / jnp.where(size > 0, size, 1), v), size
+    start = velocity(flat)
+    start = jnp.where(jnp.any(start != 0), start, jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
+    return spectral_radius(lambda v: jax.jvp(velocity, (flat,), (v,))[1], start, jnp.inf, 1e-6)[0]
 
-    def iterate(_, v_and_size):
-        return normalised(jax.jvp(velocity, (state,), (v_and_size[0],))[1])
 
-    return jax.lax.fori_loop(0, iterations + 1, iterate, normalised(velocity(state)))[1]
+def spectral_radius(
+    times: Callable[[Array], Array], vector: Float[Array, " p"], guess: Float[Array, ""], tolerance: float
+) -> tuple[Float[Array, ""], Float[Array, " p"], Int[Array, ""]]:
+    """Largest |eigenvalue| of the matrix in `times(v)`, by power iteration from `vector`; an eigenvector; the products taken.
+
+    Ends where it changes by less than `tolerance`, of itself, from the `guess` or the iteration before; after 100 at most.
+    From below for a symmetric matrix.
+    """
+
+    def goes_on(carry):
+        rho, before, _, products = carry
+        return (abs(rho - before) > tolerance * rho) & (products < 100)
+
+    def iterate(carry):
+        rho, _, v, products = carry
+        image = times(v)
+        size = jnp.linalg.norm(image)
+        return size, rho, jnp.where(size > 0, image / size, v), products + 1
+
+    guess = jnp.asarray(guess, vector.dtype)
+    once = iterate((guess, guess, vector / jnp.linalg.norm(vector), jnp.zeros((), int)))
+    rho, _, vector, products = jax.lax.while_loop(goes_on, iterate, once)
+    return rho, vector, products

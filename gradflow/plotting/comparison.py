@@ -41,7 +41,7 @@ def distance(comparison: xr.Dataset) -> Figure:
     with panels(1, 2, width=9.6, height=3.9) as (figure, (left, right)):
         for order, (colour, label) in _ORDERS.items():
             values = comparison["distance_from_order"].sel(order=order).values
-            exponent = slope(rates[resolved], values[resolved])
+            exponent = slope(rates[resolved], values[resolved]) if resolved.sum() > 1 else np.nan
             line = values[0] * (rates / rates[0]) ** order
             left.plot(rates * sharpest, line, color=colour, linewidth=1, label=f"{label}: slope {exponent:.3f}")
             left.plot(rates * sharpest, values, color=colour, **DISCRETE)

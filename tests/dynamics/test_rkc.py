@@ -11,7 +11,8 @@ from numpy.polynomial.chebyshev import Chebyshev
 from gradflow import gradient_flow, linear_times, log_times
 from gradflow.dynamics.integrators.auto import STABLE
 from gradflow.dynamics.integrators.counting import Tally, Told, by_state
-from gradflow.dynamics.integrators.rkc import DAMPING, RKC2, SAFETY, spectral_radius, stages
+from gradflow.dynamics.integrators.rkc import DAMPING, RKC2, SAFETY, stages
+from gradflow.dynamics.sharpness import spectral_radius
 
 # ---------------------------------------------------------------------------------------------- one step on y' = -rates y
 

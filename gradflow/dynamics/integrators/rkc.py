@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from gradflow.dynamics.integrators.counting import Work
+from gradflow.dynamics.sharpness import spectral_radius
 
 DAMPING = 2 / 13
 SAFETY = 1.1  # the power iteration ends below the spectral radius, and the Jacobian changes until it is measured again
@@ -95,31 +96,6 @@ def stages(z: Float[Array, ""], max_stages: int) -> tuple[Int[Array, ""], Array]
     s = jnp.maximum(2, 1 + jnp.floor(jnp.sqrt(1 + 1.54 * z)))
     possible = s <= max_stages  # false where z is not a number
     return jnp.where(possible, s, 0).astype(int), possible
-
-
-def spectral_radius(
-    times: Callable[[Array], Array], vector: Float[Array, " p"], guess: Float[Array, ""], tolerance: float
-) -> tuple[Float[Array, ""], Float[Array, " p"], Int[Array, ""]]:
-    """Largest |eigenvalue| of the matrix in `times(v)`, by power iteration from `vector`; an eigenvector; the products taken.
-
-    Ends where it changes by less than `tolerance`, of itself, from the `guess` or the iteration before; after 100 at most.
-    From below for a symmetric matrix.
-    """
-
-    def goes_on(carry):
-        rho, before, _, products = carry
-        return (abs(rho - before) > tolerance * rho) & (products < 100)
-
-    def iterate(carry):
-        rho, _, v, products = carry
-        image = times(v)
-        size = jnp.linalg.norm(image)
-        return size, rho, jnp.where(size > 0, image / size, v), products + 1
-
-    guess = jnp.asarray(guess, vector.dtype)
-    once = iterate((guess, guess, vector / jnp.linalg.norm(vector), jnp.zeros((), int)))
-    rho, _, vector, products = jax.lax.while_loop(goes_on, iterate, once)
-    return rho, vector, products
 
 
 def _step(field, t0, h, y0, slope, s):
