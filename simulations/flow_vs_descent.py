@@ -41,7 +41,7 @@ class Config:
     sigma0: float | None = 0.003
     """standard deviation of the entries of W_Q, W_K, W_V (default: the initialisation's)"""
     compared_rates: tuple[float, ...] = (0.2, 0.1, 0.05, 0.018)
-    """learning rate x sharpness at the start of the descents whose distance from the flow is measured"""
+    """learning rate x largest sharpness along the flow, of the descents whose distance from it is measured"""
     compared_end: float = 300.0
     """until when it is measured, in S0 t: time in units of the readout's initial rate"""
     tolerance: float = 1e-3
@@ -64,7 +64,7 @@ PRESETS = {
     "small": Config(),
     "paper": Config(
         preset="paper", n=60, L=5, d=64, random_words="iid", m=128, m1=256, initialisation="kaiming_normal",
-        sigma0=None, compared_rates=(0.14, 0.07, 0.03, 0.012), compared_end=150.0, learning_rates=(0.001, 0.003, 0.01), batch_sizes=(30, 6), end=3300.0,
+        sigma0=None, compared_end=150.0, learning_rates=(0.001, 0.003, 0.01), batch_sizes=(30, 6), end=3300.0,
     ),
 }  # fmt: skip
 
@@ -114,7 +114,7 @@ def run(config: Config) -> None:
     )
 
     comparison, certificate = compare(
-        model.loss, weights, batch, learning_rates=[rate / sharp for rate in config.compared_rates],
+        model.loss, weights, batch, rate_times_sharpness=config.compared_rates,
         t_end=config.compared_end / S0, tolerance=config.tolerance, invariants=conservation.of_weights,
     )  # fmt: skip
     comparison.attrs |= {"S0": S0}

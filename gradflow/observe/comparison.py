@@ -28,7 +28,7 @@ def compare(
     loss: Callable,
     params: PyTree,
     *data: PyTree,
-    learning_rates: Sequence[float],
+    rate_times_sharpness: Sequence[float],
     t_end: float,
     tolerance: float,
     invariants: Callable | None = None,
@@ -38,10 +38,11 @@ def compare(
 ) -> tuple[xr.Dataset, Certificate]:
     """Descent on `loss(params, *data)` at several learning rates against its flow until `t_end`.
 
-    learning_rates  each is lowered to the next that makes `t_end` a multiple of `saves` steps
-    tolerance       of the certificate: the distance from the flow to be allowed
-    invariants      `invariants(params, *data) -> {name: array}`, conserved by the flow
-    rtol, method    of the flows, far more accurate than the distances that are measured
+    rate_times_sharpness  the learning rates, in units of 1 / largest sharpness along the flow; each is lowered to the next
+                          that makes `t_end` a multiple of `saves` steps
+    tolerance             of the certificate: the distance from the flow to be allowed
+    invariants            `invariants(params, *data) -> {name: array}`, conserved by the flow
+    rtol, method          of the flows, far more accurate than the distances that are measured
 
     Returns a dataset over (learning_rate, time), and the certificate:
 
@@ -53,21 +54,33 @@ def compare(
 
     Raises `InputError` where a run does not end well.
     """
-    require(len(learning_rates) > 0, "At least one learning rate is needed.")
-    require(min(learning_rates) > 0, f"The learning rates must be positive, got {min(learning_rates)}.")
-    steps = [saves * int(np.ceil(t_end / rate / saves - 1e-9)) for rate in learning_rates]
+    require(len(rate_times_sharpness) > 0, "At least one learning rate is needed.")
+    require(min(rate_times_sharpness) > 0, f"Learning rates must be positive, got {min(rate_times_sharpness)}.")
+    highest = max(rate_times_sharpness)
     require(
-        len(set(steps)) == len(steps), "The learning rates must differ, and be small enough to differ in their steps."
+        highest < 2,
+        f"A learning rate of {highest} / sharpness is beyond stability; only below 2 does a flow describe descent.",
     )
     solver = dict(rtol=rtol, method=method)
-    times, rates = linear_times(t_end, saves + 1), [t_end / each for each in steps]
+    times = linear_times(t_end, saves + 1)
     certificate = certify(loss, params, *data, times=times, tolerance=tolerance, invariants=invariants, **solver)
     _require_complete(certificate.flow)
+    least_steps = t_end * float(certificate.sharpness.max()) / np.array(rate_times_sharpness)
+    steps = saves * np.ceil(least_steps / saves).astype(int)
+    require(
+        len(set(steps)) == len(steps), f"The learning rates must differ in their steps, which are {steps.tolist()}."
+    )
+    rates = t_end / steps
 
     distance, from_order, drifts = [], [], []
     for rate, count in zip(rates, steps, strict=True):
         trained = descend(
-            loss, params, *data, learning_rate=rate, steps=count, save_steps=np.arange(saves + 1) * (count // saves)
+            loss,
+            params,
+            *data,
+            learning_rate=rate,
+            steps=int(count),
+            save_steps=np.arange(saves + 1) * (count // saves),
         )
         _require_complete(trained)
         distance.append([_away(_at(trained.states, k), _at(certificate.flow.states, k)) for k in range(saves + 1)])

@@ -9,7 +9,7 @@ from gradflow.observe.comparison import compare
 from gradflow.theory import discretisation
 
 START = np.array([1.2, 0.4])
-RATES, T_END, SAVES = (0.04, 0.02, 0.01, 0.004), 3.0, 5
+PRODUCTS, T_END, SAVES = (0.08, 0.04, 0.02, 0.007), 3.0, 5
 
 
 def loss(params):
@@ -24,7 +24,13 @@ def invariants(params):
 @pytest.fixture(scope="module")
 def comparison():
     return compare(
-        loss, jnp.array(START), learning_rates=RATES, t_end=T_END, tolerance=1e-3, invariants=invariants, saves=SAVES
+        loss,
+        jnp.array(START),
+        rate_times_sharpness=PRODUCTS,
+        t_end=T_END,
+        tolerance=1e-3,
+        invariants=invariants,
+        saves=SAVES,
     )
 
 
@@ -36,20 +42,22 @@ def descent(rate):
     return np.array(states)
 
 
-def test_rates_are_those_that_fit_the_saves(comparison):
-    data, _ = comparison
-    np.testing.assert_allclose(data["learning_rate"], RATES, rtol=1e-12)
-    uneven, _ = compare(loss, jnp.array(START), learning_rates=[0.07], t_end=T_END, tolerance=1e-3, saves=SAVES)
-    assert float(uneven["learning_rate"][0]) == pytest.approx(
-        3 / 45
-    )  # 0.07 would take 42.9 steps: the next multiple of 5
+def test_rates_are_the_next_below_that_fit_the_saves(comparison):
+    data, certificate = comparison
+    w, v = certificate.flow.states.T
+    hessians = np.array([[v**2, 2 * w * v - 1], [2 * w * v - 1, w**2]]).transpose(2, 0, 1)
+    sharpest = np.abs(np.linalg.eigvalsh(hessians)).max()
+    for rate, product in zip(data["learning_rate"].values, PRODUCTS, strict=True):
+        saves_apart = T_END / SAVES / rate
+        assert saves_apart == pytest.approx(round(saves_apart), abs=1e-9)
+        assert rate <= product / sharpest * (1 + 1e-5) < T_END / SAVES / (saves_apart - 1)
 
 
 def test_distances_are_between_descent_and_a_flow_that_a_fine_descent_confirms(comparison):
     data, certificate = comparison
     fine = descent(1e-5)[:: round(T_END / SAVES / 1e-5)]
     np.testing.assert_allclose(certificate.flow.states, fine, atol=1e-5)  # the fine descent's own error
-    for rate, distance in zip(RATES, data["distance"].values, strict=True):
+    for rate, distance in zip(data["learning_rate"].values, data["distance"].values, strict=True):
         states = descent(rate)[:: round(T_END / SAVES / rate)]
         expected = np.linalg.norm(states - certificate.flow.states, axis=1)
         np.testing.assert_allclose(distance, expected, rtol=1e-9, atol=1e-14)
@@ -59,7 +67,7 @@ def test_distances_are_between_descent_and_a_flow_that_a_fine_descent_confirms(c
 def test_the_drift_is_that_of_every_step_and_is_told_to_first_order(comparison):
     """A step multiplies w^2 - v^2 by 1 - h^2 (w v - 1)^2, exactly."""
     data, _ = comparison
-    for rate in RATES:
+    for rate in data["learning_rate"].values:
         states = descent(rate)
         kept = np.cumprod(1 - rate**2 * (states[:-1].prod(axis=1) - 1) ** 2)
         change = (START[0] ** 2 - START[1] ** 2) * (
@@ -80,13 +88,13 @@ def test_its_claims_hold(comparison):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"learning_rates": []}, "At least one learning rate"),
-        ({"learning_rates": [0.5, 0.51]}, "learning rates must differ"),
-        ({"learning_rates": [0.0]}, "learning rates must be positive"),
-        ({"learning_rates": [3.0], "t_end": 30.0}, "beyond stability"),
+        ({"rate_times_sharpness": []}, "At least one learning rate"),
+        ({"rate_times_sharpness": [0.5, 0.51]}, "learning rates must differ in their steps"),
+        ({"rate_times_sharpness": [0.0]}, "Learning rates must be positive"),
+        ({"rate_times_sharpness": [3.0], "t_end": 30.0}, "beyond stability"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(options, says):
-    usual = dict(learning_rates=[0.1], t_end=T_END, tolerance=1e-3)
+    usual = dict(rate_times_sharpness=[0.1], t_end=T_END, tolerance=1e-3)
     with pytest.raises(InputError, match=says):
         compare(loss, jnp.array(START), **(usual | options))

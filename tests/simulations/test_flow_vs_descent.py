@@ -14,7 +14,7 @@ from gradflow.plotting import comparison as pictures
 from simulations.flow_vs_descent import PRESETS, run
 
 TINY = dataclasses.replace(
-    PRESETS["small"], n=6, L=3, m=8, m1=4, compared_rates=(0.07, 0.0065), compared_end=10.0, rates=(0.1, 3.0),
+    PRESETS["small"], n=6, L=3, m=8, m1=4, compared_rates=(0.1, 0.009), compared_end=10.0, rates=(0.1, 3.0),
     batch_sizes=(2,), end=100.0, save_points=31, held_out=20,
 )  # fmt: skip
 PICTURES = {"distance", "conservation", "stability", "phases", "claims"}
