@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 from gradflow.dynamics import progress
 from gradflow.dynamics.integrators import Chunk, Problem, require_room, require_step, solver_of
 from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
-from gradflow.dynamics.watch import Watch, as_arrays, not_finite, squared_norm
+from gradflow.dynamics.watch import Watch, as_arrays, not_finite, require_finite_start, squared_norm
 from gradflow.errors import require
 
 
@@ -77,6 +77,8 @@ def gradient_flow(
     with progress.bar(times.size, " saves", f"flow, {method}", show=show_progress) as reports:
         try:
             for chunk in solve(problem, method):
+                if not chunks:
+                    require_finite_start(chunk.saved.loss[0])
                 chunks.append(chunk)
                 done = sum(len(each.saved.loss) for each in chunks if each.saved)
                 status = _failure(chunks, times[done - 1], rtol) or status

@@ -18,7 +18,7 @@ from gradflow.dynamics import progress
 from gradflow.dynamics.minibatches import Minibatches
 from gradflow.dynamics.times import log_steps
 from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
-from gradflow.dynamics.watch import Watch, not_finite
+from gradflow.dynamics.watch import Watch, not_finite, require_finite_start
 from gradflow.errors import require
 
 
@@ -50,6 +50,7 @@ def train(
     no_work = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
     state = _Training(params, memory, no_work, jnp.zeros((), int), jnp.array(True))
     saved = [observe(state.params, state.dissipated, *data)]
+    require_finite_start(saved[0].loss)
     status = "complete"
     with progress.bar(int(steps), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress) as reports:
         try:

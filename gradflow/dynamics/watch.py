@@ -1,5 +1,6 @@
 """What is kept of a run at each save point: the loss, the energy dissipated so far, the drift of conserved quantities."""
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from gradflow.dynamics.trajectory import Saved
+from gradflow.errors import InputError, require
 
 
 class Watch(eqx.Module):
@@ -22,7 +24,13 @@ class Watch(eqx.Module):
     def begin(
         cls, loss: Callable, save: Callable | None, invariants: Callable | None, state: PyTree, data: tuple
     ) -> "Watch":
-        """Watch a run that starts at `state`."""
+        """Watch a run that starts at `state`, where the loss must be a real number."""
+        try:
+            start = eqx.filter_eval_shape(loss, state, *data)
+        except TypeError as error:
+            raise InputError(f"The loss cannot be evaluated at the start: {str(error).splitlines()[0]}") from error
+        real = getattr(start, "shape", None) == () and jnp.issubdtype(start.dtype, jnp.floating)
+        require(real, f"The loss must be one real number, got {start}.")
         return as_arrays(cls(loss, save, invariants, eqx.filter_jit(invariants)(state, *data) if invariants else {}))
 
     def __call__(self, state: PyTree, dissipated: Float[Array, ""], *data: PyTree) -> Saved:
@@ -30,6 +38,11 @@ class Watch(eqx.Module):
         drift = {name: relative_drift(value, self.initial[name]) for name, value in now.items()}
         kept = self.save(state, *data) if self.save else state
         return Saved(kept, self.loss(state, *data), dissipated, drift)
+
+
+def require_finite_start(loss: Float) -> None:
+    """Refuse a run whose loss is not finite at the start, once that is there."""
+    require(math.isfinite(loss), f"The loss must be finite at the start, where it is {float(loss)}.")
 
 
 class OfParams(eqx.Module):

@@ -31,7 +31,7 @@ def near(
 ) -> Claim:
     """|measured - predicted| <= within."""
     holds = bool(abs(measured - predicted) <= within) if applies and math.isfinite(measured) else None
-    return Claim(name, source, float(predicted), float(measured), f"+- {within:.2g}: {why}", holds)
+    return Claim(name, source, float(predicted), float(measured), f"+- {within:.3g}: {why}", holds)
 
 
 def at_least(
@@ -39,7 +39,7 @@ def at_least(
 ) -> Claim:
     """measured >= least."""
     holds = bool(measured >= least) if applies and math.isfinite(measured) else None
-    return Claim(name, source, statement, float(measured), f">= {least:.2g}: {why}", holds)
+    return Claim(name, source, statement, float(measured), f">= {least:.3g}: {why}", holds)
 
 
 def at_most(
@@ -47,7 +47,7 @@ def at_most(
 ) -> Claim:
     """measured <= most."""
     holds = bool(measured <= most) if applies and math.isfinite(measured) else None
-    return Claim(name, source, statement, float(measured), f"<= {most:.2g}: {why}", holds)
+    return Claim(name, source, statement, float(measured), f"<= {most:.3g}: {why}", holds)
 
 
 def named(claim: Claim, run: str) -> Claim:

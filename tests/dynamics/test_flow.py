@@ -10,7 +10,7 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 
-from gradflow import InputError, gradient_flow, linear_times
+from gradflow import InputError, descend, gradient_flow, linear_times
 from gradflow.dynamics import progress
 from gradflow.dynamics.integrators import METHODS
 from gradflow.models import cooccurrence
@@ -288,3 +288,21 @@ def test_the_gradient_of_the_loss_is_evaluated_as_often_as_the_cost_says():
         flow = gradient_flow(counting_loss, jnp.array(START), jnp.array(HESSIAN), times=TIMES, method=method)
         jax.effects_barrier()
         assert len(calls) == flow.cost.evaluations + len(TIMES), method
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda p: jnp.log(p - 2.0), "must be finite at the start, where it is nan"),
+        (lambda p: 1 / (p - 1.0), "must be finite at the start, where it is inf"),
+        (lambda p: jnp.ones(3) * p, r"must be one real number, got .*3"),
+        (lambda p: jnp.argmax(jnp.stack([p, p])), "must be one real number, got .*int"),
+        (lambda p: (p, p), "must be one real number"),
+        (lambda p, q: p, "cannot be evaluated at the start: .*missing 1 required positional argument"),
+    ],
+)
+@pytest.mark.parametrize("train", [lambda loss: gradient_flow(loss, 1.0, times=[0, 1]), lambda loss: descend(loss, 1.0, learning_rate=0.1, steps=1)])  # fmt: skip
+def test_what_is_no_finite_real_loss_at_the_start_is_refused_in_one_line(loss, says, train):
+    with pytest.raises(InputError, match=says) as caught:
+        train(loss)
+    assert "\n" not in str(caught.value)
