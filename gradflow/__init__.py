@@ -2,8 +2,7 @@
 
     gradient_flow, descend        two ways to train, one kind of result (`Trajectory`)
     certify, modified_flow        how far apart they are, and the flow that descent follows to higher order
-    diffuse, optimizer_flow       SGD, and momentum and Adam, in continuous time
-    optimizer_flow                momentum, RMSProp, Adam and sign descent in continuous time
+    diffuse, optimizer_flow       SGD; momentum, RMSProp, Adam and sign descent: in continuous time
     linear_times, log_times       when to save
     enable_x64                    64-bit numbers, which flows need
 
@@ -15,7 +14,10 @@ from gradflow.precision import enable_compilation_cache, enable_x64
 
 __version__ = "0.1.0"
 
-_DYNAMICS = ("Trajectory", "descend", "gradient_flow", "linear_times", "log_times", "optimizer_flow")
+_DYNAMICS = (
+    "Certificate", "Trajectory", "certify", "descend", "diffuse", "gradient_flow", "linear_times", "log_times",
+    "modified_flow", "optimizer_flow",
+)  # fmt: skip
 __all__ = ["InputError", "enable_compilation_cache", "enable_x64", *_DYNAMICS]
 
 

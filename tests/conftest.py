@@ -12,6 +12,11 @@ from gradflow.theory import conservation
 gradflow.enable_x64()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: they run beside the quick ones and not after them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def batch() -> Batch:
     """Twelve sentences of four words, all random words distinct."""

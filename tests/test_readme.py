@@ -24,10 +24,11 @@ def _run(command, cwd):
 
 
 def test_the_code_prints_what_the_readme_says(tmp_path):
-    (code,) = _blocks("python")
-    done = _run([sys.executable, "-c", code], tmp_path)
+    """Its blocks in order, in one process."""
+    code = _blocks("python")
+    done = _run([sys.executable, "-c", "\n".join(code)], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == _blocks("text")[0]
+    assert done.stdout == "".join(_blocks("text")[: len(code)])
 
 
 @pytest.mark.slow
@@ -35,12 +36,12 @@ def test_the_commands_run_and_the_figures_are_drawn_from_their_runs(tmp_path):
     """The commands in order, in an empty folder; installing and pytest are what continuous integration does."""
     commands = [line.rpartition("&& ")[2] for block in _blocks("bash") for line in block.splitlines()]
     simulations = [command for command in commands if "simulations" in command]
-    assert len(simulations) == 2
+    assert len(simulations) == 4
     for command in [*simulations, ".venv/bin/python -m figures"]:
         done = _run(command.replace(".venv/bin/python", sys.executable), tmp_path)
         assert done.returncode == 0, done.stderr
     assert "making it" not in done.stdout  # the figures found the runs of the two commands
-    assert len(list((tmp_path / "runs" / "figures").rglob("*.png"))) == 9
+    assert len(list((tmp_path / "runs" / "figures").rglob("*.png"))) == 19
 
 
 def test_continuous_integration_installs_and_tests_as_the_readme_says():

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import figures
+import gradflow
 import simulations
+from gradflow import dynamics
 from gradflow.errors import InputError
 from gradflow.listing import scripts_in
 from gradflow.scripts import one_line_errors, parse
@@ -91,3 +93,8 @@ def test_importing_gradflow_changes_no_setting_of_jax():
     code = "import gradflow, sys; assert 'jax' not in sys.modules; gradflow.gradient_flow; import jax; assert not jax.config.jax_enable_x64"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_the_package_offers_is_there():
+    assert all(getattr(gradflow, name) is not None for name in gradflow.__all__)
+    assert set(dynamics.__all__) < set(gradflow.__all__)

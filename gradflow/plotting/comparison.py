@@ -13,6 +13,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from gradflow.observe.phases import cooccurrence_events, unstable
 from gradflow.plotting.style import BLACK, BLUE, DISCRETE, GREEN, ORANGE, RED, THEORY, panels, write
@@ -26,6 +27,7 @@ _ORDERS = {1: (BLUE, "gradient flow"), 2: (ORANGE, "modified, order 2"), 3: (GRE
 
 def draw_all(comparison: xr.Dataset, runs: Runs, folder: Path) -> list[Path]:
     """Draw every picture into a folder."""
+    runs = dict(sorted(runs.items(), key=lambda item: (_KINDS.index(_kind(item[0])), *_strength(item[1]))))
     of_comparison = {"distance": distance, "conservation": conservation}
     of_runs = {"stability": stability, "phases": phases, "claims": claims}
     return [write(draw(comparison), Path(folder) / f"{name}.png") for name, draw in of_comparison.items()] + [
@@ -54,7 +56,8 @@ def distance(comparison: xr.Dataset) -> Figure:
         left.legend()
         _over_time(right, comparison, comparison["distance"], comparison["predicted_distance"])
         right.set(yscale="log", ylabel="|descent - flow|", title="Distance: measured, and told by the certificate")
-        right.legend(title="learning rate x sharpness", ncols=2)
+        right.set_ylim(bottom=right.get_ylim()[0] / 3)
+        right.legend(title="learning rate x sharpness", loc="lower center", ncols=4)
         return figure
 
 
@@ -79,32 +82,34 @@ def conservation(comparison: xr.Dataset) -> Figure:
 def stability(runs: Runs) -> Figure:
     """Learning rate times sharpness along each descent, and its loss: above 2 no flow describes it."""
     with panels(2, 1, width=7.0, height=6.4, sharex=True) as (figure, (top, bottom)):
-        for name, run in runs.items():
-            if name.startswith("sgd"):
-                continue
+        shown = {name: run for name, run in runs.items() if _kind(name) != "sgd"}
+        for name, run in shown.items():
             style = _style(name, runs)
-            bottom.plot(_clock(run), run["loss"].values[1:], **style)
+            clock, loss = float(run["S0"]) * run["time"].values, run["loss"].values
+            bottom.plot(clock, loss, **style)
             if name == "trajectory":
                 continue
-            product, beyond = run.attrs["learning_rate"] * run["sharpness"].values, unstable(run)[1:]
-            top.plot(_clock(run), product[1:], **style)
-            for ax, values in ((top, product), (bottom, run["loss"].values)):
-                ax.plot(_clock(run)[beyond], values[1:][beyond], "o", color=style["color"], markersize=4)
+            product, beyond = run.attrs["learning_rate"] * run["sharpness"].values, unstable(run)
+            top.plot(clock, product, **style)
+            for ax, values in ((top, product), (bottom, loss)):
+                ax.plot(clock[beyond], values[beyond], "o", color=style["color"], markersize=4)
         top.axhline(2, **THEORY)
-        top.set(xscale="log", yscale="log", ylabel="learning rate x sharpness")
+        first = min(_clock(run)[0] for name, run in shown.items() if name != "trajectory")
+        top.set_xscale("symlog", linthresh=first)
+        top.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=first))
+        top.set(yscale="log", ylabel="learning rate x sharpness", xlim=(0, _clock(runs["trajectory"])[-1]))
         top.set_title("Where flow stops describing descent: learning rate x sharpness above 2 (dots)")
-        bottom.set(xscale="log", yscale="log", xlabel=_TIME, ylabel="training loss")
-        bottom.set_xlim(left=min(_clock(run)[0] for name, run in runs.items() if name != "trajectory"))
+        bottom.set(yscale="log", xlabel=_TIME, ylabel="training loss")
         bottom.legend(loc="lower left")
         return figure
 
 
 def phases(runs: Runs) -> Figure:
     """Balance of gradients and loss by class of the flow, of descent at several rates, and of SGD at several batch sizes."""
-    kinds = {"gd": "gradient descent", "sgd": "SGD without replacement"}
+    kinds = {"gd": "gradient descent, rate (x sharpness at the start)", "sgd": "SGD without replacement"}
     with panels(2, 2, width=10.4, height=7.4, sharex=True, sharey="row") as (figure, axes):
         for column, (kind, title) in zip(axes.T, kinds.items(), strict=True):
-            shown = [name for name in runs if name.startswith(kind)]
+            shown = [name for name in runs if _kind(name) == kind]
             for name in (*shown, "trajectory"):
                 run, style = runs[name], _style(name, runs)
                 rate = float(run["S0"])
@@ -140,7 +145,7 @@ def phases(runs: Runs) -> Figure:
 
 def claims(runs: Runs) -> Figure:
     """Which claims of the theory survive: those on which the runs do not agree, or that fail in all, by run."""
-    verdicts = {run.attrs["label"]: cooccurrence.claims(run) for run in runs.values()}
+    verdicts = {_label(name, run): cooccurrence.claims(run) for name, run in runs.items()}
     table = np.array([[_VERDICTS[claim.holds] for claim in column] for column in verdicts.values()]).T
     shown = (table != table[:, :1]).any(axis=1) | (table == _VERDICTS[False]).any(axis=1)
     names = [claim.name for claim in next(iter(verdicts.values()))]
@@ -164,6 +169,7 @@ def claims(runs: Runs) -> Figure:
         return figure
 
 
+_KINDS = ("trajectory", "gd", "sgd")
 _VERDICTS = {True: 1, False: -1, None: 0}
 
 
@@ -186,13 +192,18 @@ def _style(name: str, runs: Runs) -> dict:
     """Colour and label of a run among its kind; the flow is black and wide."""
     if name == "trajectory":
         return {"color": BLACK, "linewidth": 2.2, "label": "gradient flow", "zorder": 1.5}
-    kind = name.split("_")[0]
-    peers = sorted((each for each in runs if each.startswith(f"{kind}_")), key=lambda each: _strength(runs[each]))
-    rate, run = runs[name].attrs["learning_rate"], runs[name]
-    label = (
-        f"rate {rate:.3g}, x sharpness {rate * float(run['sharpness'][0]):.3g}" if kind == "gd" else run.attrs["label"]
-    )
-    return {"color": _shades(len(peers))[peers.index(name)], "linewidth": 1.3, "label": label}
+    peers = [each for each in runs if _kind(each) == _kind(name)]
+    return {"color": _shades(len(peers))[peers.index(name)], "linewidth": 1.3, "label": _label(name, runs[name])}
+
+
+def _label(name: str, run: xr.Dataset) -> str:
+    """What a run is called; a descent with its learning rate, and in brackets that times the sharpness at the start."""
+    product = run.attrs["learning_rate"] * float(run["sharpness"][0])
+    return run.attrs["label"] + (f" ({product:.2g})" if _kind(name) == "gd" else "")
+
+
+def _kind(name: str) -> str:
+    return name.split("_")[0]
 
 
 def _strength(run: xr.Dataset) -> tuple:
