@@ -78,7 +78,7 @@ def gradient_flow(
         try:
             for chunk in solve(problem, method):
                 if not chunks:
-                    require_finite_start(chunk.saved.loss[0])
+                    require_finite_start(chunk.saved.loss[0], params)
                 chunks.append(chunk)
                 done = sum(len(each.saved.loss) for each in chunks if each.saved)
                 status = _failure(chunks, times[done - 1], rtol) or status

@@ -50,7 +50,7 @@ def train(
     no_work = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
     state = _Training(params, memory, no_work, jnp.zeros((), int), jnp.array(True))
     saved = [observe(state.params, state.dissipated, *data)]
-    require_finite_start(saved[0].loss)
+    require_finite_start(saved[0].loss, params)
     status = "complete"
     with progress.bar(int(steps), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress) as reports:
         try:

@@ -40,9 +40,11 @@ class Watch(eqx.Module):
         return Saved(kept, self.loss(state, *data), dissipated, drift)
 
 
-def require_finite_start(loss: Float) -> None:
-    """Refuse a run whose loss is not finite at the start, once that is there."""
-    require(math.isfinite(loss), f"The loss must be finite at the start, where it is {float(loss)}.")
+def require_finite_start(loss: Float, state: PyTree) -> None:
+    """Refuse a run whose loss is not finite at the start, once that is there; names the variables that are not."""
+    names = not_finite(state)
+    where = f" {names} is not finite, either." if names else ""
+    require(math.isfinite(loss), f"The loss must be finite at the start, where it is {float(loss)}.{where}")
 
 
 class OfParams(eqx.Module):

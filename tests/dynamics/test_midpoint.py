@@ -138,11 +138,6 @@ def test_a_step_whose_equation_has_no_solution_ends_the_run_and_what_was_before_
     np.testing.assert_allclose(flow.states, 1.03 - flow.times, rtol=0, atol=1e-13)
 
 
-def test_a_start_that_is_not_finite_ends_the_run_at_once():
-    flow = gradient_flow(kinked, jnp.array(jnp.nan), times=linear_times(2.4, 13), method="implicit_midpoint", step=0.2)
-    assert flow.status.startswith("left the finite range before t = 0")
-
-
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
