@@ -66,7 +66,7 @@ def by_sgd(state, key, rate, at):
 
 def by_diffusion(order, state, key, rate, at):
     """A step of the diffusion, and the kick that its Brownian increments would have given at `at`."""
-    model = Diffusion(loss, jnp.ones(()), order, SUBSTEPS)
+    model = Diffusion(loss, 1, order, SUBSTEPS)
     after, _, _ = model(state, key, rate, DATA)
     path, _ = model.brownian(key, len(LABELS))
     dW = sum(path.evaluate(k / SUBSTEPS, (k + 1) / SUBSTEPS) for k in range(SUBSTEPS))

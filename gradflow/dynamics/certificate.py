@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gradflow.dynamics.flow import GradientField, gradient_flow
-from gradflow.dynamics.modified import along, plus, require_derivatives
+from gradflow.dynamics.modified import require_derivatives
 from gradflow.dynamics.sharpness import largest_eigenvalue
 from gradflow.dynamics.times import linear_times
 from gradflow.dynamics.trajectory import Trajectory
-from gradflow.dynamics.watch import OfParams, squared_norm
+from gradflow.dynamics.trees import along, plus, squared_norm
+from gradflow.dynamics.watch import OfParams
 from gradflow.errors import require
 
 # learning_rate * sharpness up to which the leading term is trusted: at 0.1 it is right within 5 % on logistic losses
@@ -60,7 +61,7 @@ class Certificate:
 
     @property
     def learning_rate(self) -> float:
-        """h*: the largest learning rate whose descent is certified to stay within the tolerance of the flow."""
+        """h*: the largest learning rate whose descent stays within the tolerance, to the leading term's few percent."""
         return min(self.rate_for_accuracy, self.trusted_rate)
 
     def predicted_distance(self, learning_rate: float) -> Float[np.ndarray, " T"]:

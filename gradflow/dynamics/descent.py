@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from gradflow.dynamics.minibatches import Minibatches, Sampling
 from gradflow.dynamics.training import train
 from gradflow.dynamics.trajectory import Trajectory
-from gradflow.dynamics.watch import as_arrays, inner, squared_norm
+from gradflow.dynamics.trees import as_arrays, inner, squared_norm
 from gradflow.errors import InputError, require
 
 

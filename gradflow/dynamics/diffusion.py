@@ -16,6 +16,7 @@ Without replacement the noise of an epoch cancels up to O(h^2), and what remains
 L + (h/4) E|g_B|^2 (Smith, Dherin, Barrett, De 2021, arXiv 2101.12176), with tr Sigma smaller by (n - b) / (n - 1).
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ from gradflow.dynamics.minibatches import Minibatches, Sampling, sample_count
 from gradflow.dynamics.modified import require_stable
 from gradflow.dynamics.training import train
 from gradflow.dynamics.trajectory import Trajectory
-from gradflow.dynamics.watch import as_arrays, inner, squared_norm
+from gradflow.dynamics.trees import as_arrays, inner, squared_norm
 from gradflow.errors import require
 
 
@@ -67,12 +68,14 @@ def diffuse(
     require_mean_over_samples(loss, params, data)
     require_stable(loss, params, data, learning_rate)
     params, data = as_arrays(params), as_arrays(data)
-    rule = Diffusion(loss, jnp.asarray(float(batch_size)), order, substeps)
-    return train(
+    rule = Diffusion(loss, batch_size, order, substeps)
+    run = train(
         rule, key, loss, params, data, minibatches=Minibatches.plan(data, None, "all", None), learning_rate=learning_rate,
         steps=steps, save_steps=save_steps, save=save, invariants=invariants, show_progress=show_progress,
         name=f"diffusion of order {order} of {minibatches.name}",
     )  # fmt: skip
+    taken = substeps * run.cost.accepted
+    return dataclasses.replace(run, cost=dataclasses.replace(run.cost, evaluations=2 * taken, accepted=taken))
 
 
 class MeanSGD(eqx.Module):
@@ -82,8 +85,8 @@ class MeanSGD(eqx.Module):
     """
 
     loss: Callable
-    learning_rate: Float[Array, ""]
-    batch_size: Float[Array, ""]
+    learning_rate: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    batch_size: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     sampling: Sampling = eqx.field(static=True, default="without_replacement")
 
     def __call__(self, params: PyTree, *data: PyTree) -> tuple[PyTree, Float[Array, ""]]:
@@ -114,7 +117,7 @@ class Diffusion(eqx.Module):
     """
 
     loss: Callable
-    batch_size: Float[Array, ""]
+    batch_size: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     order: int = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
 

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, PyTree
 from gradflow.dynamics import progress
 from gradflow.dynamics.integrators import Chunk, Problem, require_room, require_step, solver_of
 from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
-from gradflow.dynamics.watch import Watch, as_arrays, not_finite, require_finite_start, squared_norm
+from gradflow.dynamics.trees import as_arrays, not_finite, squared_norm
+from gradflow.dynamics.watch import Watch, require_finite_start
 from gradflow.errors import require
 
 

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, PyTree
 from gradflow.dynamics.flow import GradientField, gradient_flow
 from gradflow.dynamics.sharpness import largest_eigenvalue, sharpness
 from gradflow.dynamics.trajectory import Trajectory
-from gradflow.dynamics.watch import as_arrays, inner
+from gradflow.dynamics.trees import along, as_arrays, inner, plus
 from gradflow.errors import InputError, require
 
 
@@ -54,9 +54,7 @@ def modified_flow(
     at the start), where no flow describes descent.
     """
     require(order in (1, 2, 3), f"order must be 1, 2 or 3, got {order}.")
-    equation = ModifiedEquation(
-        loss, jnp.asarray(learning_rate, float), order, field or GradientField(loss), second_order
-    )
+    equation = ModifiedEquation(loss, learning_rate, order, field or GradientField(loss), second_order)
     require_derivatives(equation, params, data, order)
     require_stable(loss, params, data, learning_rate, field)
     run = gradient_flow(loss, params, *data, times=times, field=equation, **options)
@@ -67,7 +65,7 @@ class ModifiedEquation(eqx.Module):
     """The vector field f + h f2 + h^2 f3 up to `order`, in the form that `gradient_flow(field=...)` takes."""
 
     loss: Callable
-    learning_rate: Float[Array, ""]
+    learning_rate: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     order: int = eqx.field(static=True)
     field: Callable
     second_order: Callable | None = None
@@ -91,16 +89,6 @@ class ModifiedEquation(eqx.Module):
         if self.order >= 2:
             velocity = plus(velocity, self.learning_rate, f2(state))
         return velocity, -inner(jax.grad(self.loss)(state, *data), velocity)
-
-
-def along(function: Callable, at: PyTree, direction: PyTree) -> PyTree:
-    """The derivative of a function along a direction: f'v."""
-    return jax.jvp(function, (at,), (direction,))[1]
-
-
-def plus(one: PyTree, scale: float | Array, other: PyTree) -> PyTree:
-    """one + scale * other."""
-    return jax.tree.map(lambda a, b: a + scale * b, one, other)
 
 
 def require_stable(

@@ -33,7 +33,8 @@ from jaxtyping import PyTree
 
 from gradflow.dynamics.flow import gradient_flow
 from gradflow.dynamics.trajectory import Trajectory
-from gradflow.dynamics.watch import OfParams, as_arrays, inner, squared_norm
+from gradflow.dynamics.trees import as_arrays, inner, squared_norm
+from gradflow.dynamics.watch import OfParams
 from gradflow.errors import require
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from gradflow.dynamics.watch import as_arrays
+from gradflow.dynamics.trees import as_arrays
 
 
 class Ritz(NamedTuple):

@@ -18,7 +18,8 @@ from gradflow.dynamics import progress
 from gradflow.dynamics.minibatches import Minibatches
 from gradflow.dynamics.times import log_steps
 from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
-from gradflow.dynamics.watch import Watch, not_finite, require_finite_start
+from gradflow.dynamics.trees import not_finite
+from gradflow.dynamics.watch import Watch, require_finite_start
 from gradflow.errors import require
 
 

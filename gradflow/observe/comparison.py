@@ -15,10 +15,10 @@ from jaxtyping import PyTree
 
 from gradflow.dynamics.certificate import Certificate, certify
 from gradflow.dynamics.descent import descend
-from gradflow.dynamics.modified import along, modified_flow, plus
+from gradflow.dynamics.modified import modified_flow
 from gradflow.dynamics.times import linear_times
 from gradflow.dynamics.trajectory import Trajectory
-from gradflow.dynamics.watch import squared_norm
+from gradflow.dynamics.trees import along, plus, squared_norm
 from gradflow.errors import InputError, require
 
 ORDERS = (1, 2, 3)

@@ -31,7 +31,7 @@ def bent(params, data):
 
 
 def diffusion(loss, order=2, substeps=2):
-    return Diffusion(loss, jnp.asarray(float(BATCH)), order, substeps)
+    return Diffusion(loss, BATCH, order, substeps)
 
 
 def minibatches(sampling):
@@ -174,7 +174,7 @@ def test_without_replacement_sgd_goes_where_its_flow_goes(follows, order):
                 matrix[1:, 0] += rate * x.T @ y / BATCH
                 after = matrix @ after
             epoch += after / 24
-        field = MeanSGD(regression, jnp.asarray(rate if follows == "MeanSGD" else 0.0), jnp.asarray(float(BATCH)))
+        field = MeanSGD(regression, rate if follows == "MeanSGD" else 0.0, BATCH)
         flow = expm(T_END * affine(lambda p: field(p, DATA)[0]))
         z = np.append(1.0, START)
         errors[rate] = np.linalg.norm(np.linalg.matrix_power(epoch, steps // 2) @ z - flow @ z)
@@ -190,6 +190,7 @@ def test_a_path_is_a_trajectory_and_depends_on_its_key_alone():
 
     first, again, other = (path(seed) for seed in (0, 0, 1))
     assert first.complete and first.times[-1] == pytest.approx(2.0)
+    assert first.cost.evaluations == 80 and first.cost.accepted == 40  # two substeps, two stages of Heun's method
     assert "diffusion of order 2 of SGD, batch_size = 2, with_replacement" in first.method
     np.testing.assert_array_equal(first.states, again.states)
     assert np.abs(first.final - other.final).max() > 1e-3
@@ -199,7 +200,7 @@ def test_a_path_is_a_trajectory_and_depends_on_its_key_alone():
 
 def test_with_batches_so_large_that_noise_is_gone_it_is_the_modified_flow():
     """Half a solver's step error, h^2 / 24 of the third derivative, over a time of 2."""
-    quiet = jax.jit(Diffusion(bent, jnp.asarray(1e14), 2, 2).__call__)
+    quiet = jax.jit(Diffusion(bent, 1e14, 2, 2).__call__)
     params, key = START, jax.random.key(0)
     for _ in range(20):
         params, key, _ = quiet(params, key, jnp.asarray(RATE), DATA)

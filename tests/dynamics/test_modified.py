@@ -27,7 +27,7 @@ def test_the_terms_are_those_of_the_explicit_hessian_and_third_derivative():
     f3 = -H @ H @ g / 3 - np.einsum("ijk,j,k->i", T, g, g) / 12
     expected = {1: -g, 2: -g + RATE * f2, 3: -g + RATE * f2 + RATE**2 * f3}
     for order, velocity in expected.items():
-        equation = ModifiedEquation(valley, jnp.asarray(RATE), order, GradientField(valley))
+        equation = ModifiedEquation(valley, RATE, order, GradientField(valley))
         got, energy_rate = equation(at)
         np.testing.assert_allclose(got, velocity, rtol=1e-13)  # rounding
         assert float(energy_rate) == pytest.approx(-g @ velocity, rel=1e-13)
@@ -43,7 +43,7 @@ def bent_step(y):
 def test_in_other_variables_the_modified_equation_is_the_same_flow(order, terms):
     """x = y^2 follows dx/dt = 2 x log(1 - h) / h, as y follows y log(1 - h) / h."""
     equation = ModifiedEquation(
-        lambda x: x / 2, jnp.asarray(RATE), order, lambda x: (bent_step(x)[0], 0.0), lambda x: bent_step(x)[1]
+        lambda x: x / 2, RATE, order, lambda x: (bent_step(x)[0], 0.0), lambda x: bent_step(x)[1]
     )
     rate = -sum(RATE ** (k - 1) / k for k in range(1, terms + 1))  # log(1 - h) / h, cut off
     assert float(equation(jnp.asarray(1.3))[0]) == pytest.approx(2 * rate * 1.3, rel=1e-14)
