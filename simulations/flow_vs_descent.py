@@ -130,6 +130,7 @@ def run(config: Config) -> None:
             sigma0=sigma0, sigma1=sigma1, random_words=config.random_words, seed=config.seed,
         )  # fmt: skip
         store.save(folder, name, labelled)
+        require(trajectory.status != "interrupted", f"{label} interrupted. What was done is in {folder}.")
         runs[name], verdicts[label] = labelled, cooccurrence.claims(labelled)
 
     look = dict(save=observer, invariants=conservation.of_weights)

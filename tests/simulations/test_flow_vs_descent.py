@@ -8,6 +8,7 @@ import pytest
 
 from figures import flow_vs_descent as figure
 from gradflow import store
+from gradflow.dynamics import progress
 from gradflow.errors import InputError
 from gradflow.observe.phases import unstable
 from gradflow.plotting import comparison as pictures
@@ -73,6 +74,21 @@ def test_the_same_seed_gives_the_same_numbers(finished, runs, tmp_path):
         second = store.load(tmp_path / "again", name)
         for variable in ("distance",) if name == "comparison" else ("G", "loss", "sharpness"):
             np.testing.assert_array_equal(first[variable], second[variable])
+
+
+def test_ctrl_c_keeps_what_was_done(tmp_path, monkeypatch):
+    report = progress.report
+
+    def interrupted(*args, **options):
+        if (tmp_path / "trajectory.nc").exists():
+            raise KeyboardInterrupt
+        report(*args, **options)
+
+    monkeypatch.setattr(progress, "report", interrupted)
+    with pytest.raises(InputError, match=r"GD .* interrupted\. What was done is in "):
+        run(dataclasses.replace(TINY, out=tmp_path))
+    (kept,) = (each for name, each in store.load_all(tmp_path).items() if name.startswith("gd"))
+    assert kept.sizes["time"] == 2 and kept.attrs["status"] == "interrupted"
 
 
 def test_the_figure_script_draws_them_again(finished, tmp_path):
