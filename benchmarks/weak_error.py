@@ -30,7 +30,7 @@ DATA = (INPUTS, LABELS)
 
 
 def loss(params, data):
-    """A convex logistic loss of a nonlinear feature: the covariance of its gradients changes along the way."""
+    """A logistic loss of a nonlinear feature: the covariance of its gradients changes along the way."""
     inputs, labels = data
     return jnp.mean(jax.nn.softplus(-labels * (inputs @ params + 0.5 * (inputs @ params) ** 2)))
 

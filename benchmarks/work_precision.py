@@ -1,6 +1,6 @@
 """Work against precision to t = 1e4, on a flow that is stiff and on one that is not: scipy, diffrax, rkc2 and auto.
 
-The co-occurrence model with n = 12, L = 4, d = 16, m = 14, m1 = 4 (732 trained parameters), twice: logistic loss, where the
+The co-occurrence model with n = 12, L = 4, d = 16, m = 14, m1 = 4 (732 weights, the 4 of a fixed), twice: logistic loss, where the
 sharpness falls as 1 / t and explicit Runge-Kutta methods are at their best; squared loss (F - y)^2 / 2, where it settles at
 12.8, a slow mode lasts to the end, and stability decides what they cost. Work is evaluations of the gradient; a Hessian-vector product counts as two, an
 exact Hessian as one such product a parameter. The error is the largest over 37 save times of |theta - reference| /

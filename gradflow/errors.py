@@ -5,6 +5,11 @@ class InputError(ValueError):
     """Input that gradflow cannot use. Scripts print its message as one line and leave with exit code 2."""
 
 
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `InputError(message)` unless `condition` holds."""
     if not condition:

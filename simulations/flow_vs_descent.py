@@ -81,7 +81,7 @@ def run(config: Config) -> None:
     from gradflow.errors import require
     from gradflow.models import cooccurrence as model
     from gradflow.models import coupled
-    from gradflow.observe.comparison import compare
+    from gradflow.observe.comparison import compare, require_comparable
     from gradflow.observe.cooccurrence import Observer, dataset
     from gradflow.observe.phases import cooccurrence_events, unstable
     from gradflow.plotting.comparison import draw_all
@@ -103,6 +103,10 @@ def run(config: Config) -> None:
     initial, width = coupled.reduce(weights), coupled.width_of(weights)
     S0, sharp = float(initial.S), float(sharpness(model.loss, weights, batch))
     learning_rates = config.learning_rates or tuple(rate / sharp for rate in config.rates)
+    require_comparable(config.compared_rates)
+    require(config.tolerance > 0, f"tolerance must be a positive distance, got {config.tolerance}.")
+    names = [f"gd_{rate:.3g}" for rate in learning_rates]
+    require(len(set(names)) == len(names), f"Learning rates must differ in three digits, got {learning_rates}.")
     for size in config.batch_sizes:
         Minibatches.plan(
             (batch,), size, "without_replacement", key_sgd
@@ -145,8 +149,8 @@ def run(config: Config) -> None:
         )  # fmt: skip
         keep(name, trained, label, learning_rate, batch_size or config.n)
 
-    for rate in learning_rates:
-        train(f"gd_{rate:.3g}", f"GD {rate:.3g}", rate)
+    for name, rate in zip(names, learning_rates, strict=True):
+        train(name, f"GD {rate:.3g}", rate)
     for size in config.batch_sizes:
         train(f"sgd_{size}", f"SGD {size} of {config.n}", min(learning_rates), size)
 

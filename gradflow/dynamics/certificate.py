@@ -19,12 +19,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gradflow.dynamics.flow import GradientField, gradient_flow
-from gradflow.dynamics.modified import require_derivatives
-from gradflow.dynamics.sharpness import largest_eigenvalue
+from gradflow.dynamics.modified import require_derivatives, require_pair
+from gradflow.dynamics.sharpness import hessian_spectrum, largest_eigenvalue
 from gradflow.dynamics.times import linear_times
 from gradflow.dynamics.trajectory import Trajectory
-from gradflow.dynamics.trees import along, plus, squared_norm
-from gradflow.dynamics.watch import OfParams
+from gradflow.dynamics.trees import along, as_arrays, plus, squared_norm
+from gradflow.dynamics.watch import OfParams, require_real_loss
 from gradflow.errors import require
 
 # learning_rate * sharpness up to which the leading term is trusted: at 0.1 it is right within 5 % on logistic losses
@@ -52,12 +52,13 @@ class Certificate:
     def rate_for_accuracy(self) -> float:
         """The learning rate at which the leading term reaches the tolerance somewhere along the flow; inf where it is 0."""
         largest = float(self.distance.max())
-        return self.tolerance / largest if largest > 0 else np.inf
+        return np.inf if largest == 0 else self.tolerance / largest
 
     @property
     def trusted_rate(self) -> float:
         """The learning rate up to which the leading term tells the distance within a few percent."""
-        return TRUSTED / float(self.sharpness.max())
+        sharpest = float(self.sharpness.max())
+        return np.inf if sharpest == 0 else TRUSTED / sharpest
 
     @property
     def learning_rate(self) -> float:
@@ -78,6 +79,7 @@ class Certificate:
             f"descent stays within {self.tolerance:.3g} of the flow up to t = {self.flow.times[-1]:.6g} "
             f"for learning rates up to {self.learning_rate:.3g} ({bound} binds; "
             f"rate x sharpness <= {self.learning_rate * float(self.sharpness.max()):.3g})"
+            + ("" if self.flow.complete else f"; the flow {self.flow.status}")
         )
 
 
@@ -107,13 +109,15 @@ def certify(
     """
     require(tolerance > 0, f"tolerance must be a positive distance, got {tolerance}.")
     require((t_end is None) != (times is None), "Say either t_end or times.")
+    require_pair(field, second_order)
     times = linear_times(t_end, 51) if times is None else times
-    field = field or GradientField(loss)
-    with_error = _WithErrorField(field, second_order)
+    params, data = as_arrays(params), as_arrays(data)
+    require_real_loss(loss, params, data)
+    with_error = _WithErrorField(field or GradientField(loss), second_order)
     start = _WithError(params, jax.tree.map(jnp.zeros_like, params))
     require_derivatives(with_error, start, data, 2)
     run = gradient_flow(
-        OfParams(loss), start, *data, times=times, field=with_error, save=_SaveBoth(save, field),
+        OfParams(loss), start, *data, times=times, field=with_error, save=_SaveBoth(loss, save, field),
         invariants=OfParams(invariants) if invariants else None, **options,
     )  # fmt: skip
     states, error, distance, sharp = run.states
@@ -145,12 +149,16 @@ class _WithErrorField(eqx.Module):
 class _SaveBoth(eqx.Module):
     """What is kept of the pair: what `save` sees and how descent changes it, |eps|, and the sharpness."""
 
+    loss: Callable
     save: Callable | None
-    field: Callable
+    field: Callable | None
 
     def __call__(self, both, *data):
         seen, error = both.params, both.error
         if self.save is not None:
             seen, error = jax.jvp(lambda y: self.save(y, *data), (seen,), (error,))
         distance = jnp.sqrt(squared_norm(both.error))
-        return seen, error, distance, largest_eigenvalue(self.field, both.params, data)
+        if self.field is not None:
+            return seen, error, distance, largest_eigenvalue(self.field, both.params, *data)
+        ends = hessian_spectrum(self.loss, both.params, *data, iterations=16).values
+        return seen, error, distance, jnp.maximum(-ends[0], ends[-1])

@@ -19,7 +19,8 @@ from gradflow.dynamics.minibatches import Minibatches, Sampling
 from gradflow.dynamics.training import train
 from gradflow.dynamics.trajectory import Trajectory
 from gradflow.dynamics.trees import as_arrays, inner, squared_norm
-from gradflow.errors import InputError, require
+from gradflow.dynamics.watch import require_real_loss
+from gradflow.errors import InputError, first_line, require
 
 
 def descend(
@@ -61,6 +62,7 @@ def descend(
     )
     minibatches = Minibatches.plan(data, batch_size, sampling, key)
     params, data = as_arrays(params), as_arrays(data)
+    require_real_loss(loss, params, data)
     if optimizer is None:
         rule, memory, name = _Plain(step or _GradientStep(loss)), None, minibatches.name
     else:
@@ -117,7 +119,7 @@ def _start(optimizer: Callable, learning_rate: float, params: PyTree) -> PyTree:
         memory = as_arrays(optimizer(learning_rate).init(params))
         after = jax.eval_shape(update, jnp.asarray(learning_rate), params, memory)
     except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{wanted}; {_name(optimizer)} fails: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{wanted}; {_name(optimizer)} fails: {first_line(error)}") from error
     same = jax.eval_shape(lambda *pair: pair, params, memory) == after
     require(same, f"{wanted}; {_name(optimizer)} does not keep the shapes and types of its state.")
     return memory

@@ -12,8 +12,8 @@ integral into Stratonovich's, which the solver takes, is a drift -(h/4) grad tr 
 
     dX = -grad(L + (h/4) E|g_B|^2) dt + sqrt(h Sigma) o dW,   E|g_B|^2 = |grad L|^2 + tr Sigma.
 
-Without replacement the noise of an epoch cancels up to O(h^2), and what remains on average is the gradient flow of the same
-L + (h/4) E|g_B|^2 (Smith, Dherin, Barrett, De 2021, arXiv 2101.12176), with tr Sigma smaller by (n - b) / (n - 1).
+Without replacement, where b divides n, the noise of an epoch cancels up to O(h^2), and what remains on average is the gradient
+flow of the same L + (h/4) E|g_B|^2 (Smith, Dherin, Barrett, De 2021, arXiv 2101.12176), tr Sigma smaller by (n - b) / (n - 1).
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from gradflow.dynamics.modified import require_stable
 from gradflow.dynamics.training import train
 from gradflow.dynamics.trajectory import Trajectory
 from gradflow.dynamics.trees import as_arrays, inner, squared_norm
+from gradflow.dynamics.watch import require_finite_start, require_real_loss
 from gradflow.errors import require
 
 
@@ -63,11 +64,12 @@ def diffuse(
     loss that is no mean over samples, or a learning rate beyond stability.
     """
     require(order in (1, 2), f"order must be 1 or 2, got {order}.")
-    require(substeps >= 1, f"substeps must be a positive whole number, got {substeps}.")
+    require(isinstance(substeps, int) and substeps >= 1, f"substeps must be a positive whole number, got {substeps}.")
     minibatches = Minibatches.plan(data, batch_size, "with_replacement", key)
+    params, data = as_arrays(params), as_arrays(data)
+    require_real_loss(loss, params, data)
     require_mean_over_samples(loss, params, data)
     require_stable(loss, params, data, learning_rate)
-    params, data = as_arrays(params), as_arrays(data)
     rule = Diffusion(loss, batch_size, order, substeps)
     run = train(
         rule, key, loss, params, data, minibatches=Minibatches.plan(data, None, "all", None), learning_rate=learning_rate,
@@ -79,19 +81,22 @@ def diffuse(
 
 
 class MeanSGD(eqx.Module):
-    """The flow of L + (h/4) E|g_B|^2, for `gradient_flow(field=...)`: where SGD without replacement goes on average.
+    """The flow of L + (h/4) E|g_B|^2, for `gradient_flow(field=...)`: where SGD without replacement goes on average, by epochs.
 
-    data[0] holds the n samples along the leading axis of its arrays; the loss is their mean.
+    data[0] holds the n samples along the leading axis of its arrays; the loss is their mean, and batch_size divides n.
     """
 
     loss: Callable
     learning_rate: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     batch_size: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    sampling: Sampling = eqx.field(static=True, default="without_replacement")
+
+    def __check_init__(self):
+        require(self.learning_rate >= 0, f"learning_rate must not be negative, got {self.learning_rate}.")
+        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}.")
 
     def __call__(self, params: PyTree, *data: PyTree) -> tuple[PyTree, Float[Array, ""]]:
         def energy(p):
-            gradient, noise = minibatch_moments(self.loss, self.batch_size, self.sampling, p, *data)
+            gradient, noise = minibatch_moments(self.loss, self.batch_size, "without_replacement", p, *data)
             return self.loss(p, *data) + self.learning_rate / 4 * (gradient + noise)
 
         velocity = jax.tree.map(jnp.negative, jax.grad(energy)(params))
@@ -124,7 +129,7 @@ class Diffusion(eqx.Module):
     def __call__(
         self, params: PyTree, key: PRNGKeyArray, learning_rate: Float[Array, ""], *data: PyTree
     ) -> tuple[PyTree, PRNGKeyArray, Float[Array, ""]]:
-        path, key = self.brownian(key, sample_count(data))
+        path, key = self.brownian(key, sample_count(data), jnp.result_type(*jax.tree.leaves(params)))
         normals = jax.ShapeDtypeStruct(path.shape.shape, path.shape.dtype)
 
         def drift(t, y, data):
@@ -143,10 +148,10 @@ class Diffusion(eqx.Module):
         gradient, spread = minibatch_moments(self.loss, self.batch_size, "with_replacement", params, *data)
         return moved, key, learning_rate * (gradient + spread)
 
-    def brownian(self, key: PRNGKeyArray, n: int) -> tuple[diffrax.UnsafeBrownianPath, PRNGKeyArray]:
+    def brownian(self, key: PRNGKeyArray, n: int, dtype=float) -> tuple[diffrax.UnsafeBrownianPath, PRNGKeyArray]:
         """The Brownian motion of a step, in n dimensions over the time from 0 to 1, and the key of the next step."""
         key, key_path = jax.random.split(key)
-        return diffrax.UnsafeBrownianPath((n,), key_path), key
+        return diffrax.UnsafeBrownianPath(jax.ShapeDtypeStruct((n,), dtype), key_path), key
 
     def drift(self, params: PyTree, learning_rate: Float[Array, ""], *data: PyTree) -> PyTree:
         """Stratonovich's drift, times the learning rate."""
@@ -169,10 +174,11 @@ class Diffusion(eqx.Module):
 
 def require_mean_over_samples(loss: Callable, params: PyTree, data: tuple) -> None:
     """Refuse a loss that is not the mean of the losses of batches of one."""
-    whole = float(loss(params, *data))
-    mean = float(jax.vmap(_loss_of_sample(loss, *data), in_axes=(None, 0))(params, data[0]).mean())
+    whole, each = loss(params, *data), jax.vmap(_loss_of_sample(loss, *data), in_axes=(None, 0))(params, data[0])
+    require_finite_start(whole, params)
+    mean, rounding = each.mean(), 1e3 * jnp.finfo(each.dtype).eps * jnp.abs(each).max()
     require(
-        abs(mean - whole) <= 1e-6 * abs(whole),
+        abs(mean - whole) <= rounding,
         f"SGD needs a loss that is the mean over samples: this one is {whole:.6g}, and its samples' mean {mean:.6g}.",
     )
 

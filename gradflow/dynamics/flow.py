@@ -19,7 +19,7 @@ from gradflow.dynamics import progress
 from gradflow.dynamics.integrators import Chunk, Problem, require_room, require_step, solver_of
 from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
 from gradflow.dynamics.trees import as_arrays, not_finite, squared_norm
-from gradflow.dynamics.watch import Watch, require_finite_start
+from gradflow.dynamics.watch import Watch, require_finite_start, require_real_loss
 from gradflow.errors import require
 
 
@@ -63,6 +63,7 @@ def gradient_flow(
     require(times.ndim == 1 and times.size >= 2, "times must hold at least a start and an end.")
     require(bool(np.isfinite(times).all() and (np.diff(times) > 0).all()), "times must ascend and be finite.")
     params, data = as_arrays(params), as_arrays(data)
+    require_real_loss(loss, params, data)
     atol = rtol / 1000 if atol is None else atol
     _check_tolerances(params, rtol, atol)
 

@@ -1,9 +1,11 @@
 """Minibatches: which samples each step of SGD sees, as a pure function of the step and a key."""
 
+from numbers import Integral
 from typing import Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from gradflow.errors import require
@@ -25,6 +27,7 @@ class Minibatches(eqx.Module):
         if size is None:
             return cls(0, 0, "all", None)
         of = sample_count(data)
+        require(isinstance(size, Integral), f"batch_size must be a whole number, got {size}.")
         require(1 <= size <= of, f"batch_size must be between 1 and the {of} samples, got {size}.")
         require(
             sampling in Sampling.__args__, f"Unknown sampling {sampling!r}; known are {', '.join(Sampling.__args__)}."
@@ -52,4 +55,7 @@ class Minibatches(eqx.Module):
 def sample_count(data: tuple) -> int:
     """How many samples data[0] holds, along the first axis of its arrays."""
     require(bool(data), "Minibatches need data: loss(params, batch).")
-    return len(jax.tree.leaves(data[0])[0])
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data[0])}
+    same = len(counts) == 1 and counts != {()}
+    require(same, "Every array of data[0] must hold the samples along its first axis, as many as the others.")
+    return counts.pop()[0]

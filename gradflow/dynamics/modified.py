@@ -28,7 +28,7 @@ from gradflow.dynamics.flow import GradientField, gradient_flow
 from gradflow.dynamics.sharpness import largest_eigenvalue, sharpness
 from gradflow.dynamics.trajectory import Trajectory
 from gradflow.dynamics.trees import along, as_arrays, inner, plus
-from gradflow.errors import InputError, require
+from gradflow.errors import InputError, first_line, require
 
 
 def modified_flow(
@@ -54,6 +54,7 @@ def modified_flow(
     at the start), where no flow describes descent.
     """
     require(order in (1, 2, 3), f"order must be 1, 2 or 3, got {order}.")
+    require_pair(field, second_order)
     equation = ModifiedEquation(loss, learning_rate, order, field or GradientField(loss), second_order)
     require_derivatives(equation, params, data, order)
     require_stable(loss, params, data, learning_rate, field)
@@ -96,21 +97,24 @@ def require_stable(
 ) -> None:
     """Refuse learning rates at which descent does not follow any flow, not even at the start."""
     require(math.isfinite(learning_rate) and learning_rate > 0, f"learning_rate must be positive, got {learning_rate}.")
-    start = as_arrays(params), as_arrays(data)
-    sharp = float(sharpness(loss, params, *data) if field is None else largest_eigenvalue(field, *start))
-    require(
-        not learning_rate * sharp >= 2,
-        f"learning_rate = {learning_rate:.3g} is beyond stability: times the sharpness {sharp:.3g} it is "
-        f"{learning_rate * sharp:.3g}, and only below 2 does a flow describe descent; use `descend`, or a rate below {2 / sharp:.3g}.",
-    )
+    sharp = float(sharpness(loss, params, *data) if field is None else largest_eigenvalue(field, params, *data))
+    if learning_rate * sharp >= 2:
+        raise InputError(
+            f"learning_rate = {learning_rate:.3g} is beyond stability: times the sharpness {sharp:.3g} it is "
+            f"{learning_rate * sharp:.3g}, and only below 2 does a flow describe descent; use `descend`, or a rate below {2 / sharp:.3g}."
+        )
 
 
-def require_derivatives(field: Callable, state: PyTree, data: tuple, times: int) -> None:
+def require_pair(field: Callable | None, second_order: Callable | None) -> None:
+    """Refuse a second-order term without the field that it belongs to: in the weights there is none."""
+    require(second_order is None or field is not None, "second_order belongs to a field in other variables: give both.")
+
+
+def require_derivatives(field: Callable, state: PyTree, data: tuple, count: int) -> None:
     """Refuse a loss that JAX cannot differentiate as often as `field(state, *data)` does, before anything is compiled."""
     try:
         jax.eval_shape(field, as_arrays(state), *as_arrays(data))
     except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"The loss must be a smooth scalar function, {times} times differentiable: {reason}"
+            f"The loss must be a smooth scalar function, {count} times differentiable: {first_line(error)}"
         ) from error

@@ -34,7 +34,7 @@ from jaxtyping import PyTree
 from gradflow.dynamics.flow import gradient_flow
 from gradflow.dynamics.trajectory import Trajectory
 from gradflow.dynamics.trees import as_arrays, inner, squared_norm
-from gradflow.dynamics.watch import OfParams
+from gradflow.dynamics.watch import OfParams, require_real_loss
 from gradflow.errors import require
 
 
@@ -177,11 +177,15 @@ def optimizer_flow(
     """
     known = get_args(Optimizer)
     require(
+        optimizer not in known, f"Give {getattr(optimizer, '__name__', '')} its constants, such as HeavyBall(a=10.0)."
+    )
+    require(
         isinstance(optimizer, known),
         f"No flow is known of {getattr(optimizer, '__name__', repr(optimizer))}; "
         f"known are {', '.join(each.__name__ for each in known)} of gradflow.dynamics.optimizers.",
     )
     params, data = as_arrays(params), as_arrays(data)
+    require_real_loss(loss, params, data)
     if atol is None:
         atol = rtol / 1000 * min(1.0, float(_mean_squared_gradient(loss, params, data)) or 1.0)
     constants = jax.tree.map(jnp.asarray, optimizer)  # traced: other constants need no new compilation

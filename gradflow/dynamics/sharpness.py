@@ -79,8 +79,8 @@ def _lanczos(loss, params, data, iterations) -> Ritz:
 
 
 @eqx.filter_jit
-def largest_eigenvalue(field: Callable, state: PyTree, data: tuple) -> Float[Array, ""]:
-    """The largest eigenvalue, in size, of the Jacobian of `field(state, *data)[0]`, by power iteration from the velocity (or at random).
+def largest_eigenvalue(field: Callable, state: PyTree, *data: PyTree) -> Float[Array, ""]:
+    """The largest eigenvalue, in size, of the Jacobian of `field(state, *data)[0]`, by power iteration from a fixed random vector.
 
     The Jacobian need not be symmetric; it is -Hessian for the field of plain gradient flow.
     """
@@ -89,8 +89,7 @@ def largest_eigenvalue(field: Callable, state: PyTree, data: tuple) -> Float[Arr
     def velocity(y):
         return ravel_pytree(field(unravel(y), *data)[0])[0]
 
-    start = velocity(flat)
-    start = jnp.where(jnp.any(start != 0), start, jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
+    start = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
     return spectral_radius(lambda v: jax.jvp(velocity, (flat,), (v,))[1], start, jnp.inf, 1e-6)[0]
 
 

@@ -42,13 +42,16 @@ def train(
     """Take `steps` steps of a rule; the rest as in `descend`. `params`, `memory` and `data` hold arrays."""
     require(math.isfinite(learning_rate) and learning_rate > 0, f"learning_rate must be positive, got {learning_rate}.")
     save_steps = log_steps(steps) if save_steps is None else np.asarray(save_steps)
-    ascending = save_steps[0] == 0 and bool((np.diff(save_steps) > 0).all()) and save_steps[-1] == steps
-    require(ascending, f"save_steps must ascend from 0 to steps = {steps}.")
+    whole = save_steps.size >= 2 and bool((save_steps == np.round(save_steps)).all())
+    ascending = whole and save_steps[0] == 0 and bool((np.diff(save_steps) > 0).all()) and save_steps[-1] == steps
+    require(ascending, f"save_steps must be whole numbers that ascend from 0 to steps = {steps}.")
+    save_steps = save_steps.astype(int)
     watch = Watch.begin(loss, save, invariants, params, data)
 
     began = time.perf_counter()
     observe = eqx.filter_jit(watch)
-    no_work = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    rate, no_work = jnp.asarray(learning_rate, dtype), jnp.zeros((), dtype)
     state = _Training(params, memory, no_work, jnp.zeros((), int), jnp.array(True))
     saved = [observe(state.params, state.dissipated, *data)]
     require_finite_start(saved[0].loss, params)
@@ -56,7 +59,7 @@ def train(
     with progress.bar(int(steps), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress) as reports:
         try:
             for until in save_steps[1:]:
-                state = _advance(rule, minibatches, state, data, jnp.asarray(learning_rate), jnp.asarray(until))
+                state = _advance(rule, minibatches, state, data, rate, jnp.asarray(until))
                 seen = observe(state.params, state.dissipated, *data)
                 if not (bool(state.finite) and math.isfinite(seen.loss)):
                     step, names = int(state.step), not_finite(state.params) or "loss or gradient"

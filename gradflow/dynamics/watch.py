@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from gradflow.dynamics.trajectory import Saved
 from gradflow.dynamics.trees import as_arrays, not_finite
-from gradflow.errors import InputError, require
+from gradflow.errors import InputError, first_line, require
 
 
 class Watch(eqx.Module):
@@ -24,13 +25,7 @@ class Watch(eqx.Module):
     def begin(
         cls, loss: Callable, save: Callable | None, invariants: Callable | None, state: PyTree, data: tuple
     ) -> "Watch":
-        """Watch a run that starts at `state`, where the loss must be a real number."""
-        try:
-            start = eqx.filter_eval_shape(loss, state, *data)
-        except TypeError as error:
-            raise InputError(f"The loss cannot be evaluated at the start: {str(error).splitlines()[0]}") from error
-        real = getattr(start, "shape", None) == () and jnp.issubdtype(start.dtype, jnp.floating)
-        require(real, f"The loss must be one real number, got {start}.")
+        """Watch a run that starts at `state`."""
         return as_arrays(cls(loss, save, invariants, eqx.filter_jit(invariants)(state, *data) if invariants else {}))
 
     def __call__(self, state: PyTree, dissipated: Float[Array, ""], *data: PyTree) -> Saved:
@@ -38,6 +33,22 @@ class Watch(eqx.Module):
         drift = {name: relative_drift(value, self.initial[name]) for name, value in now.items()}
         kept = self.save(state, *data) if self.save else state
         return Saved(kept, self.loss(state, *data), dissipated, drift)
+
+
+def require_real_loss(loss: Callable, state: PyTree, data: tuple) -> None:
+    """Refuse states that are not arrays of real numbers, and losses that are not one."""
+    leaves = jax.tree.leaves(state)
+    real = bool(leaves) and all(eqx.is_inexact_array(leaf) and not jnp.iscomplexobj(leaf) for leaf in leaves)
+    require(
+        real,
+        "Parameters must be a pytree of arrays of real floating-point numbers; of an equinox model, give the arrays.",
+    )
+    try:
+        start = eqx.filter_eval_shape(loss, state, *data)
+    except TypeError as error:
+        raise InputError(f"The loss cannot be evaluated at the start: {first_line(error)}") from error
+    real = getattr(start, "shape", None) == () and jnp.issubdtype(start.dtype, jnp.floating)
+    require(real, f"The loss must be one real number, got {start}.")
 
 
 def require_finite_start(loss: Float, state: PyTree) -> None:

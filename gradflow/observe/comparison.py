@@ -54,13 +54,7 @@ def compare(
 
     Raises `InputError` where a run does not end well.
     """
-    require(len(rate_times_sharpness) > 0, "At least one learning rate is needed.")
-    require(min(rate_times_sharpness) > 0, f"Learning rates must be positive, got {min(rate_times_sharpness)}.")
-    highest = max(rate_times_sharpness)
-    require(
-        highest < 2,
-        f"A learning rate of {highest} / sharpness is beyond stability; only below 2 does a flow describe descent.",
-    )
+    require_comparable(rate_times_sharpness)
     solver = dict(rtol=rtol, method=method)
     times = linear_times(t_end, saves + 1)
     certificate = certify(loss, params, *data, times=times, tolerance=tolerance, invariants=invariants, **solver)
@@ -130,6 +124,17 @@ def _drifts(invariants: Callable, states: PyTree, certificate: Certificate, rate
     return {name: np.array([each[name] for each in seen]).T for name in seen[0]}
 
 
+def require_comparable(rate_times_sharpness: Sequence[float]) -> None:
+    """Refuse learning rates at which no comparison is meant."""
+    require(len(rate_times_sharpness) > 0, "At least one learning rate is needed.")
+    lowest, highest = min(rate_times_sharpness), max(rate_times_sharpness)
+    require(lowest > 0, f"Learning rates must be positive, got {lowest}.")
+    require(
+        highest < 2,
+        f"A learning rate of {highest} / sharpness is beyond stability; only below 2 does a flow describe descent.",
+    )
+
+
 class _Changes(eqx.Module):
     """How far descent moved each conserved quantity, how far it was told to, and the difference, in the Frobenius norm."""
 
@@ -160,5 +165,7 @@ def _away(one: PyTree, other: PyTree) -> float:
 
 
 def _require_complete(run: Trajectory) -> None:
+    if run.status == "interrupted":
+        raise KeyboardInterrupt
     if not run.complete:
         raise InputError(f"{run.method}: {run.status}.")

@@ -149,7 +149,7 @@ def claims(runs: Runs) -> Figure:
     table = np.array([[_VERDICTS[claim.holds] for claim in column] for column in verdicts.values()]).T
     shown = (table != table[:, :1]).any(axis=1) | (table == _VERDICTS[False]).any(axis=1)
     names = [claim.name for claim in next(iter(verdicts.values()))]
-    rows = [f"{name[:69]}" for name, keep in zip(names, shown, strict=True) if keep]
+    rows = [name[:69] for name, keep in zip(names, shown, strict=True) if keep]
     agreed = int((table[~shown, 0] == _VERDICTS[True]).sum())
     with panels(width=5.6 + 0.48 * len(verdicts), height=1.5 + 0.24 * len(rows)) as (figure, axes):
         axes.imshow(table[shown], cmap=ListedColormap([RED, "0.88", BLUE]), vmin=-1, vmax=1, aspect="auto", alpha=0.75)

@@ -8,13 +8,13 @@ conserved quantities stand still under descent, too. Numerics: Hairer, Lubich, W
 import numpy as np
 import xarray as xr
 
+from gradflow.dynamics.certificate import TRUSTED
 from gradflow.theory.claims import Claim, at_least, at_most, near
 
-# learning_rate * sharpness up to which the claims about leading orders are made
+# learning_rate * sharpness up to which the claims about orders are made
 RESOLVED = 0.2
-TOLD = 0.1
-# Relative to the largest drift: what of a quantity moves by rounding only
-ROUNDING = 1e-10
+# drift of a conserved quantity, relative to the largest of any: below, it is rounding
+ROUNDING = 1e-9
 
 
 def slope(rates: np.ndarray, values: np.ndarray) -> float:
@@ -26,68 +26,37 @@ def claims(comparison: xr.Dataset) -> list[Claim]:
     """The claims on a dataset of `observe.comparison.compare`; those on slopes need rates over a decade."""
     rates = comparison["learning_rate"].values
     sharpest = float(comparison["sharpness"].max())
-    resolved, told = rates * sharpest <= RESOLVED * (1 + 1e-9), rates * sharpest <= TOLD * (1 + 1e-9)
+    resolved, told = rates * sharpest <= RESOLVED * (1 + 1e-9), rates * sharpest <= TRUSTED * (1 + 1e-9)
     decade = resolved.any() and rates[resolved].max() >= 9.9 * rates[resolved].min()
-    made = []
-    for order in comparison["order"].values:
-        distance = comparison["distance_from_order"].sel(order=order).values[resolved]
-        source = {1: "Euler's method", 2: "Barrett and Dherin 2021"}.get(int(order), "third-order modified equation")
-        found = slope(rates[resolved], distance) if decade else np.nan
-        made.append(
-            near(
-                f"slope of |descent - flow of order {order}| in the rate",
-                source,
-                float(order),
-                found,
-                0.05,
-                "the next order adds a few percent",
-                decade,
-            )
+
+    def exponent(name, source, order, values, within, why):
+        found = slope(rates[resolved], values[resolved]) if decade else np.nan
+        return near(name, source, float(order), found, within, why, decade)
+
+    sources = {1: "Euler's method", 2: "Barrett and Dherin 2021", 3: "third-order modified equation"}
+    made = [
+        exponent(
+            f"slope of |descent - flow of order {order}| in the rate", sources[order], order,
+            comparison["distance_from_order"].sel(order=order).values, 0.05, "the next order adds a few percent",
         )
+        for order in map(int, comparison["order"].values)
+    ]  # fmt: skip
     ratio = (comparison["distance"] / comparison["predicted_distance"]).values[told, 1:]
-    source, why = "certificate", f"for learning_rate x sharpness <= {TOLD}"
+    least, largest = (float(ratio.min()), float(ratio.max())) if told.any() else (np.nan, np.nan)
+    name, source, why = "measured / predicted distance", "certificate", f"for learning_rate x sharpness <= {TRUSTED}"
     made += [
-        at_least(
-            "measured / predicted distance, least over time",
-            source,
-            "-> 1",
-            float(ratio.min()) if told.any() else np.nan,
-            0.98,
-            why,
-        ),
-        at_most(
-            "measured / predicted distance, largest over time",
-            source,
-            "-> 1",
-            float(ratio.max()) if told.any() else np.nan,
-            1.05,
-            why,
-        ),
+        at_least(f"{name}, least over time", source, "-> 1", least, 0.98, why),
+        at_most(f"{name}, largest over time", source, "-> 1", largest, 1.05, why),
     ]
-    for quantity in comparison["quantity"].values if "quantity" in comparison else ():
-        drift, left = (comparison[name].sel(quantity=quantity).values[:, -1] for name in ("drift", "drift_residual"))
-        if drift.max() <= ROUNDING * float(comparison["drift"].max()):
-            made.append(
-                at_most(
-                    f"drift of {quantity} under descent",
-                    "linear invariant",
-                    "0",
-                    float(drift.max()),
-                    1e-11,
-                    "rounding of thousands of steps",
-                )
-            )
-        else:
-            found = slope(rates[resolved], left[resolved]) if decade else np.nan
-            made.append(
-                near(
-                    f"slope of what the predicted drift of {quantity} leaves",
-                    source,
-                    2.0,
-                    found,
-                    0.1,
-                    "the next order",
-                    decade,
-                )
-            )
-    return made  # fmt: skip
+    if "quantity" in comparison:
+        drift, predicted = comparison["drift"], comparison["predicted_drift"]
+        for quantity in comparison["quantity"].values:
+            moved, told = (float(each.sel(quantity=quantity).max()) / float(each.max()) for each in (drift, predicted))
+            left = comparison["drift_residual"].sel(quantity=quantity).values[:, -1]
+            if told <= ROUNDING:
+                name = f"drift of {quantity} under descent, relative to the largest"
+                made.append(at_most(name, "linear invariant", "0", moved, ROUNDING, "rounding of thousands of steps"))
+            else:
+                name = f"slope of what the predicted drift of {quantity} leaves"
+                made.append(exponent(name, source, 2, left, 0.1, "the next order"))
+    return made

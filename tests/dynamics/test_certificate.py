@@ -60,6 +60,22 @@ def test_a_flow_that_stands_still_allows_every_trusted_rate():
     assert certificate.learning_rate == pytest.approx(TRUSTED / 4, rel=1e-5)
 
 
+def valley(params):
+    return 0.5 * params[0] ** 2 + 50.0 * params[1] ** 2
+
+
+def test_a_sharp_direction_that_the_start_hardly_sees_is_not_missed():
+    """The sharpness is 100, though the gradient at the start is almost all along the flat direction."""
+    certificate = certify(valley, jnp.array([1.0, 1e-9]), t_end=2.0, tolerance=0.1)
+    np.testing.assert_allclose(certificate.sharpness, 100, rtol=1e-5)
+    assert certificate.learning_rate <= TRUSTED / 100 * (1 + 1e-5)
+
+
+def test_a_flow_that_ends_early_says_so():
+    cut = certify(quadratic, jnp.array(START), t_end=3.0, tolerance=1e-3, rtol=1e-10, max_steps=1)
+    assert not cut.flow.complete and str(cut).endswith(f"; the flow {cut.flow.status}")
+
+
 # ------------------------------------------------------------------------------------------------- on co-occurrence
 
 T_END, STEPS = 5.0, (800, 1600, 4000, 8000)
@@ -145,6 +161,7 @@ def test_in_the_coupled_variables_the_error_is_that_of_the_weights(batch, weight
         ({"t_end": None}, "either t_end or times"),
         ({"times": [0, 1]}, "either t_end or times"),
         ({"t_end": -1.0}, "t_end must be a positive time"),
+        ({"second_order": lambda p: p}, "second_order belongs to a field"),
     ],
 )
 def test_what_cannot_be_certified_is_refused(options, says):
@@ -152,6 +169,17 @@ def test_what_cannot_be_certified_is_refused(options, says):
         certify(quadratic, jnp.array(START), **({"t_end": 1.0, "tolerance": 1e-3} | options))
 
 
+@jax.custom_jvp
+def once(params):
+    """Its derivative is no longer JAX's."""
+    return jnp.sum(params**2)
+
+
+@once.defjvp
+def outside(at, along):
+    return once(*at), 2 * jax.pure_callback(lambda p, v: np.vdot(p, v), jnp.zeros(()), at[0], along[0])
+
+
 def test_a_loss_that_cannot_be_differentiated_twice_is_refused():
     with pytest.raises(InputError, match="2 times differentiable"):
-        certify(lambda params: params, jnp.array(START), t_end=1.0, tolerance=1e-3)
+        certify(once, jnp.array(START), t_end=1.0, tolerance=1e-3)

@@ -7,7 +7,7 @@ import optax
 import pytest
 from scipy.stats import chisquare
 
-from gradflow import InputError, descend
+from gradflow import InputError, descend, gradient_flow
 from gradflow.dynamics import progress
 from gradflow.dynamics.times import log_steps
 from gradflow.models import cooccurrence
@@ -214,8 +214,11 @@ def test_a_minibatch_takes_the_same_rows_of_every_array_and_other_data_whole():
         ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive, got inf"),
         ({"steps": 0}, "steps must be a positive whole number, got 0"),
-        ({"save_steps": np.array([1, 2])}, "save_steps must ascend from 0"),
-        ({"save_steps": np.array([0, 2, 2])}, "save_steps must ascend from 0"),
+        ({"save_steps": np.array([1, 2])}, "ascend from 0"),
+        ({"save_steps": np.array([0, 2, 2])}, "ascend from 0"),
+        ({"save_steps": np.array([0, 1.5, 3])}, "save_steps must be whole numbers"),
+        ({"save_steps": []}, "save_steps must be whole numbers"),
+        ({"batch_size": 1.5, "key": jax.random.key(0)}, "batch_size must be a whole number, got 1.5"),
         ({"batch_size": 0, "key": jax.random.key(0)}, "batch_size must be between 1 and the 10 samples, got 0"),
         ({"batch_size": 11, "key": jax.random.key(0)}, "batch_size must be between 1 and the 10 samples, got 11"),
         ({"batch_size": 2}, "give it a key"),
@@ -233,6 +236,24 @@ def test_rates_steps_and_minibatches_that_cannot_be_used_are_refused(options, sa
 def test_minibatches_of_no_data_are_refused():
     with pytest.raises(InputError, match="Minibatches need data"):
         descend(lambda p: p**2, 1.0, learning_rate=0.1, steps=1, batch_size=1, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("data", [3.0, (jnp.ones(6), jnp.ones(3)), {"x": jnp.ones((4, 2)), "y": 1.0}])
+def test_minibatches_of_arrays_without_common_samples_are_refused(data):
+    with pytest.raises(InputError, match="must hold the samples along its first axis, as many as the others"):
+        descend(lambda p, d: p**2, 1.0, data, learning_rate=0.1, steps=1, batch_size=1, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("params", [1, np.arange(3), {"w": jnp.ones(2), "f": jnp.tanh}, 1j, ()])
+def test_parameters_that_are_no_real_arrays_are_refused(params):
+    for train in (dict(learning_rate=0.1, steps=1), dict(times=[0, 1])):
+        with pytest.raises(InputError, match="a pytree of arrays of real floating-point numbers"):
+            (descend if "steps" in train else gradient_flow)(lambda p: 0.0, params, **train)
+
+
+def test_single_precision_takes_any_kind_of_learning_rate():
+    run = descend(lambda p: jnp.sum(p**2), jnp.ones(2, jnp.float32), learning_rate=np.float64(0.1), steps=5)
+    assert run.complete and run.final.dtype == jnp.float32
 
 
 def test_save_points_that_do_not_end_where_training_ends_are_refused():

@@ -116,6 +116,11 @@ def test_orders_and_rates_that_cannot_be_used_are_refused(options, says):
         modified_flow(quadratic, jnp.ones(3), **({"learning_rate": 0.1, "times": [0, 1]} | options))
 
 
+def test_a_loss_without_curvature_allows_every_rate():
+    flow = modified_flow(lambda p: jnp.sum(p), jnp.ones(2), learning_rate=10.0, order=3, times=[0, 1])
+    np.testing.assert_allclose(flow.final, 0, atol=1e-12)
+
+
 @jax.custom_vjp
 def once(params):
     """Differentiable once: its gradient comes from outside JAX."""

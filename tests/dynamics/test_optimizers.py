@@ -286,8 +286,8 @@ def test_another_rate_or_constant_needs_no_new_compilation():
         train(0.1)
         after_first = len(traces)
         train(0.2)
-        assert len(traces) <= after_first + 1  # to see that the loss is a number; a solve traces it more often
-    assert after_first >= 3
+        assert len(traces) <= after_first + 2  # to see that the loss is a number; a solve traces it more often
+    assert after_first >= 6
 
 
 def test_save_and_invariants_see_the_parameters():
@@ -325,10 +325,15 @@ def test_what_is_no_optimizer_for_descend_is_refused(optimizer, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("optimizer", "name"), [("adam", "'adam'"), (optax.adam, "adam"), (Adam, "Adam")])
+@pytest.mark.parametrize(("optimizer", "name"), [("adam", "'adam'"), (optax.adam, "adam")])
 def test_an_optimizer_without_a_known_flow_is_refused(optimizer, name):
     with pytest.raises(InputError, match=f"No flow is known of {name}; known are HeavyBall, RMSProp, Adam, Sign"):
         optimizer_flow(quadratic, jnp.ones(2), jnp.eye(2), optimizer=optimizer, times=TIMES)
+
+
+def test_an_optimizer_without_its_constants_is_refused():
+    with pytest.raises(InputError, match="Give Adam its constants, such as "):
+        optimizer_flow(quadratic, jnp.ones(2), jnp.eye(2), optimizer=Adam, times=TIMES)
 
 
 @pytest.mark.parametrize(

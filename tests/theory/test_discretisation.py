@@ -9,7 +9,7 @@ from gradflow.theory.discretisation import claims
 RATES = np.array([0.2, 0.1, 0.05, 0.02])
 
 
-def comparison(rates=RATES, orders=(1, 2, 3), drift_order=2, excess=0.01):
+def comparison(rates=RATES, orders=(1, 2, 3), drift_order=2, excess=0.01, of_linear=1e-15):
     """What `observe.comparison.compare` gives, made of exact powers."""
     dims = ("learning_rate", "time")
     of_rate = np.repeat(rates[:, None], 3, axis=1)
@@ -18,7 +18,8 @@ def comparison(rates=RATES, orders=(1, 2, 3), drift_order=2, excess=0.01):
             "distance_from_order": (("learning_rate", "order"), np.stack([rates**k for k in orders], axis=1)),
             "distance": (dims, of_rate * (1 + excess)),
             "predicted_distance": (dims, of_rate),
-            "drift": (("quantity", *dims), np.stack([of_rate, 1e-15 * of_rate])),
+            "drift": (("quantity", *dims), np.stack([of_rate, of_linear * of_rate])),
+            "predicted_drift": (("quantity", *dims), np.stack([of_rate, 1e-16 * of_rate])),
             "drift_residual": (("quantity", *dims), np.stack([of_rate**drift_order, 1e-15 * of_rate])),
             "sharpness": (("time",), np.array([1.0, 0.5, 0.2])),
         },
@@ -44,6 +45,11 @@ def test_a_distance_of_another_order_fails(order):
 def test_a_drift_that_is_told_to_lower_order_fails():
     failed = [name for name, holds in verdicts(comparison(drift_order=1.8)).items() if not holds]
     assert failed == ["slope of what the predicted drift of C leaves"]
+
+
+def test_a_drift_that_should_be_none_fails():
+    failed = [name for name, holds in verdicts(comparison(of_linear=1e-6)).items() if not holds]
+    assert failed == ["drift of K under descent, relative to the largest"]
 
 
 def test_a_distance_that_is_told_badly_fails():

@@ -72,7 +72,7 @@ def require_room(method: str, variables: int) -> None:
     """Refuse an implicit method where its dense Jacobian would not fit into memory."""
     require(
         method not in IMPLICIT or variables <= LARGEST_DENSE_JACOBIAN,
-        f"{method} needs a dense Jacobian, which {variables} variables do not allow; use tsit5 or DOP853.",
+        f"{method} needs a dense Jacobian, which {variables} variables do not allow; use rkc2 or auto.",
     )
 
 

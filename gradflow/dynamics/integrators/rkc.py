@@ -1,6 +1,6 @@
 """Runge-Kutta-Chebyshev of order 2: explicit, and stable on a stretch of the negative real axis that grows as stages squared.
 
-Sommeijer, Shampine, Verwer (1997), J. Comput. Appl. Math. 88, 315-326, whose names are kept. With s stages, T_j the Chebyshev
+Sommeijer, Shampine, Verwer (1998), J. Comput. Appl. Math. 88, 315-326, whose names are kept. With s stages, T_j the Chebyshev
 polynomial of degree j and a little damping, a step h takes y' = lambda y to P_s(h lambda) y,
 
     P_s(z) = a_s + b_s T_s(w0 + w1 z),    w0 = 1 + (2/13) / s^2,        w1 = T_s'(w0) / T_s''(w0),
