@@ -2,9 +2,9 @@
 
 The co-occurrence model with n = 12, L = 4, d = 16, m = 14, m1 = 4 (732 weights, the 4 of a fixed), twice: logistic loss, where the
 sharpness falls as 1 / t and explicit Runge-Kutta methods are at their best; squared loss (F - y)^2 / 2, where it settles at
-12.8, a slow mode lasts to the end, and stability decides what they cost. Work is evaluations of the gradient; a Hessian-vector product counts as two, an
-exact Hessian as one such product a parameter. The error is the largest over 37 save times of |theta - reference| /
-|reference|, the reference dopri8 at rtol = 1e-11.
+12.8, a slow mode lasts to the end, and stability decides what they cost. Work is evaluations of the gradient; a
+Hessian-vector product counts as two, an exact Hessian as one such product a parameter. The error is the largest over 37
+save times of |theta - reference| / |reference|, the reference dopri8 at rtol = 1e-11.
 
 Targets at rtol = 1e-6: on squared loss rkc2, and auto, work at least 8 times less than the best of RK45, DOP853 and tsit5 with
 an error of at most 1e-4; on logistic loss auto works at most twice as much as that best. The picture goes to

@@ -107,10 +107,8 @@ def run(config: Config) -> None:
     require(config.tolerance > 0, f"tolerance must be a positive distance, got {config.tolerance}.")
     names = [f"gd_{rate:.3g}" for rate in learning_rates]
     require(len(set(names)) == len(names), f"Learning rates must differ in three digits, got {learning_rates}.")
-    for size in config.batch_sizes:
-        Minibatches.plan(
-            (batch,), size, "without_replacement", key_sgd
-        )  # refuses what cannot be had before anything runs
+    for size in config.batch_sizes:  # refused before anything runs, where it cannot be had
+        Minibatches.plan((batch,), size, "without_replacement", key_sgd)
     observer = Observer(initial, task.held_out(key_held_out, config.held_out), sharpness=True)
     folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
     print(

@@ -80,9 +80,9 @@ def _lanczos(loss, params, data, iterations) -> Ritz:
 
 @eqx.filter_jit
 def largest_eigenvalue(field: Callable, state: PyTree, *data: PyTree) -> Float[Array, ""]:
-    """The largest eigenvalue, in size, of the Jacobian of `field(state, *data)[0]`, by power iteration from a fixed random vector.
+    """The largest eigenvalue, in size, of the Jacobian of `field(state, *data)[0]`.
 
-    The Jacobian need not be symmetric; it is -Hessian for the field of plain gradient flow.
+    By power iteration from a fixed random vector. The Jacobian need not be symmetric; it is -Hessian for the field of plain gradient flow.
     """
     flat, unravel = ravel_pytree(state)
 

@@ -12,7 +12,8 @@ from jaxtyping import Float, PyTree
 class Cost:
     """What a solve cost. A count that its library does not tell is None; `evaluations` is always true.
 
-    `evaluations` counts every evaluation of the vector field (or of a gradient), whatever one costs, those for finite differences included;
+    `evaluations` counts every evaluation of the vector field (or of a gradient), whatever one costs, those for finite
+    differences included;
     `jacobians` those of an exact Jacobian of it, `jvps` its products with a vector (each worth about two evaluations).
     """
 

@@ -1,7 +1,7 @@
 """When things happen: events located between save points, with an accuracy stated for each.
 
-An event is found on a smooth curve through the saved values (a cubic spline over log time). Its error is the shift of the event when every second save point is left out: for a smooth curve that
-overestimates the error of the full spline. Events of training on the co-occurrence task are named at the bottom.
+An event is found on a smooth curve through the saved values (a cubic spline over log time). Its error is the shift of the
+event when every second save point is left out: for a smooth curve that overestimates the error of the full spline. Events of training on the co-occurrence task are named at the bottom.
 """
 
 import math

@@ -112,7 +112,7 @@ def phases(runs: Runs) -> Figure:
             shown = [name for name in runs if _kind(name) == kind]
             for name in (*shown, "trajectory"):
                 run, style = runs[name], _style(name, runs)
-                rate = float(run["S0"])
+                S0 = float(run["S0"])
                 column[0].plot(_clock(run), run["R"].values[1:], **style)
                 for names, line in ((["I1"], "-"), (["I2", "I3"], "--")):
                     values = run["loss_by_class"].sel(sentence_class=names).mean("sentence_class").values[1:]
@@ -120,7 +120,7 @@ def phases(runs: Runs) -> Figure:
                 t1 = cooccurrence_events(run)["T1"].time
                 if np.isfinite(t1) and t1 > 0:
                     column[1].plot(
-                        rate * t1,
+                        S0 * t1,
                         np.interp(t1, run["time"], run["loss"]),
                         "v",
                         color=style["color"],
