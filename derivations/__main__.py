@@ -1,0 +1,47 @@
+"""Derive all results, or those named: a line each, and one document with every proof."""
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from gradflow.errors import require
+from gradflow.listing import scripts_in
+from gradflow.precision import enable_compilation_cache, enable_x64
+from gradflow.scripts import one_line_errors
+
+
+def main() -> None:
+    known = scripts_in(Path(__file__).parent)
+    listing = "\n".join(f"  {name:<18} {summary}" for name, summary in known.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m derivations", description=__doc__, epilog=listing, formatter_class=argparse.RawDescriptionHelpFormatter
+    )  # fmt: skip
+    parser.add_argument("names", nargs="*", metavar="NAME", help="results to derive (default: all, listed below)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/derivations"),
+        help="folder for derivations.md (default: runs/derivations)",
+    )
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        require(name in known, f"Unknown derivation {name!r}; known are {', '.join(known)}.")
+    require(not arguments.out.is_file(), f"{arguments.out} is a file; --out takes a folder.")
+    enable_x64()
+    enable_compilation_cache()
+    derived = []
+    for name in arguments.names or known:
+        derived.append(import_module(f"derivations.{name}").derive())
+        print(f"{'derived' if derived[-1].holds else 'FAILS':<8} {derived[-1].line()}", flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    document = arguments.out / "derivations.md"
+    document.write_text("# Derivations\n\n" + "\n".join(each.markdown() for each in derived))
+    print(document)
+    if not all(each.holds for each in derived):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
