@@ -79,12 +79,14 @@ def loss(state: Coupled, batch: Batch, width: Width) -> Float[Array, ""]:
 
 def field(state: Coupled, batch: Batch, width: Width) -> tuple[Coupled, Float[Array, ""]]:
     """Velocity of the coupled state under gradient flow of the weights, and the weights' squared speed -dLoss/dt."""
-    return _velocity(state, *_forces(state, batch, width), width)
+    r, D = _forces(state, batch, width)
+    moving = velocity(state, r, D, width)
+    return moving, r @ moving.G + jnp.vdot(D, moving.A)
 
 
 def second_order(state: Coupled, batch: Batch, width: Width) -> Coupled:
     """What a step of gradient descent of the weights adds at second order in the learning rate (table above)."""
-    return _second_order(state, *_forces(state, batch, width), width)
+    return bend(state, *_forces(state, batch, width), width)
 
 
 def step(
@@ -92,10 +94,8 @@ def step(
 ) -> tuple[Coupled, Float[Array, ""]]:
     """One step of gradient descent of the weights, exact at every width, and |grad Loss|^2; for `descend(step=...)`."""
     r, D = _forces(state, batch, width)
-    velocity, squared_speed = _velocity(state, r, D, width)
-    bend = _second_order(state, r, D, width)
-    moved = jax.tree.map(lambda y, f, q: y + learning_rate * (f + learning_rate * q), state, velocity, bend)
-    return moved, squared_speed
+    moving = velocity(state, r, D, width)
+    return stepped(state, learning_rate, moving, bend(state, r, D, width)), r @ moving.G + jnp.vdot(D, moving.A)
 
 
 def _forces(state: Coupled, batch: Batch, width: Width) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
@@ -104,25 +104,23 @@ def _forces(state: Coupled, batch: Batch, width: Width) -> tuple[Float[Array, " 
     return -minus_r, -minus_D
 
 
-def _velocity(state: Coupled, r: Array, D: Array, width: Width) -> tuple[Coupled, Float[Array, ""]]:
+def velocity(state: Coupled, r: Float[Array, " d"], D: Float[Array, "d d"], width: Width) -> Coupled:
+    """The flow's column of the table above, for forces r and D of whatever loss of G and A."""
     S, m1 = state.S, width.m1
-    D_Gamma_Q, Gamma_K_D = D @ state.Gamma_Q, state.Gamma_K @ D
     A_DT, AT_D = state.A @ D.T, state.A.T @ D
     r_GT = jnp.outer(r, state.G)
-    Gamma_V_r = state.Gamma_V @ r
-    velocity = Coupled(
-        G=S * r + m1 * Gamma_V_r,
+    return Coupled(
+        G=S * r + m1 * (state.Gamma_V @ r),
         S=2 * m1 * (r @ state.G),
         Gamma_V=r_GT + r_GT.T,
-        A=D_Gamma_Q + Gamma_K_D,
+        A=D @ state.Gamma_Q + state.Gamma_K @ D,
         Gamma_K=A_DT + A_DT.T,
         Gamma_Q=AT_D + AT_D.T,
     )
-    squared_speed = m1 * (r @ Gamma_V_r) + S * (r @ r) + jnp.vdot(D, D_Gamma_Q) + jnp.vdot(D, Gamma_K_D)
-    return velocity, squared_speed
 
 
-def _second_order(state: Coupled, r: Array, D: Array, width: Width) -> Coupled:
+def bend(state: Coupled, r: Float[Array, " d"], D: Float[Array, "d d"], width: Width) -> Coupled:
+    """The last column of the table above: what a step of descent adds at h^2."""
     m1 = width.m1
     return Coupled(
         G=m1 * (r @ state.G) * r,
@@ -132,6 +130,11 @@ def _second_order(state: Coupled, r: Array, D: Array, width: Width) -> Coupled:
         Gamma_K=D @ state.Gamma_Q @ D.T,
         Gamma_Q=D.T @ state.Gamma_K @ D,
     )
+
+
+def stepped(state: Coupled, learning_rate: Float[Array, ""], moving: Coupled, bending: Coupled) -> Coupled:
+    """The state after a step of descent."""
+    return jax.tree.map(lambda y, f, q: y + learning_rate * (f + learning_rate * q), state, moving, bending)
 
 
 # ---------------------------------------------------------------------------------------------------- initial states

@@ -26,8 +26,8 @@ CLASS_NAMES = ("I1", "I2", "I3", "I4")
 CLASS_SHARES = np.array([3, 1, 1, 1]) / 6
 
 # The words that a sentence of each class holds for certain, and its label.
-_FIXED_WORDS = ((MU3, MU1, MU2), (MU3, MU1), (MU3, MU2), (MU3,))
-_LABELS = np.array([1, -1, -1, -1])
+FIXED_WORDS = ((MU3, MU1, MU2), (MU3, MU1), (MU3, MU2), (MU3,))
+LABELS = np.array([1, -1, -1, -1])
 
 
 class Batch(NamedTuple):
@@ -84,7 +84,7 @@ class CoOccurrence:
         if self.random_words == "unique":
             count = least_vocabulary(self.n, self.L) - 3
             drawn = jax.random.permutation(key_words, jnp.arange(3, self.d))[:count]
-            fixed = np.array([len(_FIXED_WORDS[k]) for k in np.asarray(word_class)])
+            fixed = np.array([len(FIXED_WORDS[k]) for k in np.asarray(word_class)])
             slots = np.arange(self.L) >= fixed[:, None]
             random_words = jnp.zeros((self.n, self.L), int).at[slots].set(drawn)
         else:
@@ -108,8 +108,8 @@ def least_vocabulary(n: int, L: int) -> int:
 def _sentences(key: PRNGKeyArray, word_class: Int[Array, " n"], random_words: Int[Array, "n L"]) -> Batch:
     """Fill the slots that a class does not fix with random words, then shuffle the positions of each sentence."""
     L = random_words.shape[1]
-    fixed = jnp.array([words + (-1,) * (3 - len(words)) for words in _FIXED_WORDS])
+    fixed = jnp.array([words + (-1,) * (3 - len(words)) for words in FIXED_WORDS])
     fixed = jnp.pad(fixed, ((0, 0), (0, L - 3)), constant_values=-1)[word_class]
     tokens = jnp.where(fixed >= 0, fixed, random_words)
     tokens = jax.random.permutation(key, tokens, axis=1, independent=True)
-    return Batch(tokens, jnp.array(_LABELS, float)[word_class], word_class)
+    return Batch(tokens, jnp.array(LABELS, float)[word_class], word_class)
