@@ -85,8 +85,8 @@ def derive() -> Derivation:
     G_t, S_t = (each.subs(hyperbolic) for each in outputs_and_size(W_V.T * u0, u0.dot(u0), W_V.T * W_V, r, m1, t))
     require_zero("G", G_t - W_V_t.T * u_t)
     require_zero("S", S_t - u_t.dot(u_t))
-    half = m1 * (W_V * r) * u0.T - m1 * W_V * (u0 * r.T).T  # and its transpose: the rate of u u^T - m1 W_V W_V^T
-    require_zero("conserved", half + half.T)
+    # du u^T and m1 W_V dW_V^T; the rate of u u^T - m1 W_V W_V^T is their difference and its transpose
+    require_zero("conserved", m1 * W_V * r * u0.T - m1 * W_V * (u0 * r.T).T)
 
     # how long it takes, as S and G are quadratic in the size of the start
     sigma, reached = sp.symbols("sigma S_*", positive=True)
@@ -123,7 +123,7 @@ def derive() -> Derivation:
             r"Near zero weights scores vanish to second order, so attention is uniform, $F = O(|W|\,|W_V|)$ and $\ln(1 + e^{-yF}) = \ln 2 - yF/2 + O(F^2)$: up to "
             r"second order in the weights the loss is $\ln 2 - u \cdot W_V r$ with $u = W^\top a$ and the constant $r = \frac{1}{2n} \sum_i y_i X_i 1$. Its flow,",
             equation(r"\dot W", r"a\,(W_V r)^\top,\qquad \dot u = m_1 W_V r,\qquad \dot W_V = u\, r^\top,"),
-            r"is linear. With $\hat r = r/|r|$ and $v = W_V \hat r$ it couples the pair $(u, v)$ alone, at the rate",
+            r"is linear ($a^\top a = m_1$ gives $\dot u$). With $\hat r = r/|r|$ and $v = W_V \hat r$ it couples the pair $(u, v)$ alone, at the rate",
             equation(r"\lambda", r"\sqrt{m_1}\,|r|:") + "\n\n"
             + equation("u(t)", r"u_0 \cosh\lambda t + \sqrt{m_1}\, v_0 \sinh\lambda t,\qquad v(t) = v_0 \cosh\lambda t + \frac{u_0}{\sqrt{m_1}} \sinh\lambda t,"),
             r"and $W_V = W_{V,0} + (v - v_0)\,\hat r^\top$, while $W_K$ and $W_Q$ rest. (One readout vector, $\hat g = 2 r$: $\lambda = |\hat g|/2$.) Both sides were differentiated and agree; "
