@@ -1,5 +1,7 @@
 """The orbit reduction: matrices that no exchange of samples or random words changes, as a 7 x 7 block and eight numbers."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,8 @@ def orbits_of_pairs(tokens: np.ndarray, word_class: np.ndarray) -> int:
     for c in range(4):
         samples = [[w for w in words if w > 2] for words in tokens[word_class == c].tolist()]
         pairs = [(words[k], words[k + 1]) for words in samples for k in range(len(words) - 1)]
-        generators += [[pair] for pair in pairs] + [list(zip(a, b, strict=True)) for a, b in zip(samples, samples[1:], strict=False)]  # fmt: skip
+        generators += [[pair] for pair in pairs]
+        generators += [list(zip(a, b, strict=True)) for a, b in itertools.pairwise(samples)]
     label = np.arange(d * d).reshape(d, d)
     moved = True
     while moved:

@@ -132,6 +132,15 @@ def bend(state: Coupled, r: Float[Array, " d"], D: Float[Array, "d d"], width: W
     )
 
 
+def powers(state: Coupled, r: Float[Array, " d"], D: Float[Array, "d d"], slope: Float[Array, "d d"], width: Width):
+    """|dW|^2, |dW_V|^2, |dW_K|^2 and |dW_Q|^2 under gradient flow (4,): how fast each matrix makes the loss fall; they sum to -dLoss/dt.
+
+    slope is -dLoss/dA, which is D itself but where a number stands for many copies of itself (`models.orbits`).
+    """
+    W, W_V = width.m1 * (r @ state.Gamma_V @ r), state.S * (r @ r)
+    return jnp.stack([W, W_V, jnp.vdot(slope, D @ state.Gamma_Q), jnp.vdot(slope, state.Gamma_K @ D)])
+
+
 def stepped(state: Coupled, learning_rate: Float[Array, ""], moving: Coupled, bending: Coupled) -> Coupled:
     """The state after a step of descent."""
     return jax.tree.map(lambda y, f, q: y + learning_rate * (f + learning_rate * q), state, moving, bending)

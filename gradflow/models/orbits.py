@@ -119,6 +119,11 @@ def step(
     return moved, r @ moving.G + jnp.vdot(minus_slope, moving.A)
 
 
+def powers(state: Coupled, sizes: Classes, width: Width) -> Float[Array, " 4"]:
+    """How fast W, W_V, W_K and W_Q each make the loss fall, see `coupled.powers`."""
+    return coupled.powers(state, *_forces(state, sizes, width), width)
+
+
 def copies(sizes: Classes) -> Float[Array, " 15"]:
     """How many equal copies each of the 15 words stands for."""
     n, r = sizes
