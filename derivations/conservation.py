@@ -20,6 +20,7 @@ from gradflow.tasks.cooccurrence import Batch
 from gradflow.theory import conservation
 
 QUADRATIC, LINEAR = ("C1", "C2", "C2a"), ("W off a", "K1")
+_gradient = jax.jit(jax.grad(cooccurrence.loss))
 
 
 def conserved(weights: Weights) -> dict[str, sp.Matrix]:
@@ -136,7 +137,7 @@ def derive() -> Derivation:
     own, kept, descended = (0.5, 2.0, 1.5, 0.8), conservation.of_weights(made), descent_drift(now, r, D, rate)
     after = descend(cooccurrence.loss, made, batch, learning_rate=rate, steps=1, show_progress=False).final
     changes = jax.tree.map(jnp.subtract, conservation.of_weights(after), kept)
-    predicted = conservation.descent_step_drift(jax.grad(cooccurrence.loss)(made, batch), rate)
+    predicted = conservation.descent_step_drift(_gradient(made, batch), rate)
 
     def of_rescaled(weights):
         scaled = [matrix / eta**0.5 for matrix, eta in zip(jax.tree.leaves(weights), own, strict=False)]
@@ -205,14 +206,15 @@ def _look_alikes(weights: cooccurrence.Weights) -> dict[str, jax.Array]:
 
 def _velocity(weights, batch: Batch, eta=(1.0, 1.0, 1.0, 1.0), decay: float = 0.0) -> cooccurrence.Weights:
     """Of the flow, by differentiating gradflow's loss; with learning rates eta of the four matrices and weight decay."""
-    *gradients, fixed = jax.tree.leaves(jax.grad(cooccurrence.loss)(weights, batch))
+    *gradients, fixed = jax.tree.leaves(_gradient(weights, batch))
     pairs = zip(eta, gradients, jax.tree.leaves(weights), strict=False)
     return cooccurrence.Weights(*(-own * (gradient + decay * matrix) for own, gradient, matrix in pairs), a=fixed)
 
 
 def _rates(quantities: Callable, weights, batch: Batch, **flow) -> dict[str, jax.Array]:
     """Rates of change of quantities of gradflow's weights along that velocity."""
-    return jax.jvp(quantities, (weights,), (_velocity(weights, batch, **flow),))[1]
+    rates = jax.jit(lambda velocity: jax.jvp(quantities, (weights,), (velocity,))[1])
+    return rates(_velocity(weights, batch, **flow))
 
 
 def _unrest(quantities: Callable, weights, batch: Batch, eta=(1.0, 1.0, 1.0, 1.0)) -> float:

@@ -106,7 +106,8 @@ def derive() -> Derivation:
         require_zero("r.G", named(of_G.dot(G) - y * F / (1 + sp.exp(y * F)), by_words))
 
     state, velocity, m1 = reduce(weights), weight_field(weights, r, D), weights.a.dot(weights.a)
-    work = r.dot(state.G) + (D.T * state.A).trace()  # its gradient is the loss's downhill, where r and D are
+    # -dLoss = r.dG + <D, dA>: the velocity is the gradient of this, with r and D held
+    work = r.dot(state.G) + (D.T * state.A).trace()
     for name, parameter, rate in zip(weights._fields[:4], weights[:4], velocity, strict=True):
         require_zero(f"d{name}", sp.diff(work, parameter) - rate)
 
