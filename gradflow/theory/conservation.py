@@ -8,8 +8,9 @@ Full weights (Du et al. 2018; Marcotte et al. 2023, arXiv 2307.00144, for the re
     W    off a: (I - a a^T / m1) W                         (m1, m)
     K1   = W_K sum_mu mu: the softmax does not see a shift (m,)
 
-In the coupled variables those become the traces of powers of C1 and C2a, and the length of K1. Descent breaks all but the
-last (which is linear) at O(learning rate); `descent_step_drift` says by how much, exactly.
+In the coupled variables those become the traces of powers of C1 and C2a, and the length of K1. Descent keeps the last two,
+which are linear, and breaks the others at O(learning rate); `descent_step_drift` says by how much, exactly. Proofs:
+`derivations.conservation`.
 """
 
 import jax.numpy as jnp
