@@ -87,7 +87,7 @@ def derive() -> Derivation:
                 r"f_2", r"-\tfrac12 Hg = -\nabla \tfrac14 |g|^2, \qquad f_3 = -\tfrac13 H^2 g - \tfrac1{12} D^3L(g, g)."
             ),
             r"Since $\nabla(g^\top H g) = 2H^2 g + D^3L(g, g)$, also $f_3 = -\nabla \tfrac1{12} g^\top H g - \tfrac16 H^2 g$. The last term is no gradient: "
-            r"with $T = D^3L(g)$, a symmetric matrix,",
+            r"with $T = D^3L(g)$, a symmetric matrix, and an arbitrary $L$ of two variables,",
             equation(r"\partial f_3 - (\partial f_3)^\top", r"-\tfrac16 (HT - TH),"),
             r"so $f_3$ is a gradient exactly where the Hessian commutes with its own change $-T$ along the flow, as in one variable or on quadratic losses. "
             rf"For $L = {sp.latex(example)}$ the entry (1, 2) is ${sp.latex(rotation)}$.",
@@ -192,7 +192,7 @@ def _checks_in_coupled_variables() -> tuple:
     rows = [gradient(each, y).T for each in (loss, along_v.subs(s, 0), along_v.diff(s).subs(s, 0))]
     of_loss = sp.lambdify([y, v], rows, cse=True)
     point = np.random.default_rng(1).normal(size=8)
-    g, Hg, T_gg = np.vstack(of_loss(point, np.vstack(of_loss(point, point))[0]))
+    _, Hg, T_gg = np.vstack(of_loss(point, np.vstack(of_loss(point, point))[0]))
     HHg = np.vstack(of_loss(point, Hg))[1]
     to_state = sp.lambdify([y], state.jacobian(y))(point)
 
