@@ -4,6 +4,7 @@ A step maps y to y + h f(y) + h^2 q(y). A prime is a derivative: f'v is that of 
 """
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import sympy as sp
@@ -89,7 +90,7 @@ def derive() -> Derivation:
             r"Since $\nabla(g^\top H g) = 2H^2 g + D^3L(g, g)$, also $f_3 = -\nabla \tfrac1{12} g^\top H g - \tfrac16 H^2 g$. The last term is no gradient: "
             r"with $T = D^3L(g)$, a symmetric matrix, and an arbitrary $L$ of two variables,",
             equation(r"\partial f_3 - (\partial f_3)^\top", r"-\tfrac16 (HT - TH),"),
-            r"so $f_3$ is a gradient exactly where the Hessian commutes with its own change $-T$ along the flow, as in one variable or on quadratic losses. "
+            r"so $f_3$ is a gradient exactly if the Hessian commutes everywhere with its own change $-T$ along the flow, as it does in one variable and on quadratic losses. "
             rf"For $L = {sp.latex(example)}$ the entry (1, 2) is ${sp.latex(rotation)}$.",
             r"In other variables $x = \varphi(y)$, $\varphi$ quadratic, the same descent is $x + h f_x + h^2 q_x$ with $f_x = \varphi'f$, "
             r"$q_x = \tfrac12 \varphi''(f, f) + \varphi'q$; with $q = 0$, its $f_2$ and $f_3$ are $\varphi'f_2$ and $\varphi'f_3$: the same flow. The coupled system is the case in point.",
@@ -169,11 +170,13 @@ def _checks_in_weights(y: sp.Matrix) -> tuple:
 
 
 def _terms_of_code(loss, field, second_order, state, *data) -> list:
-    def velocity(order):
-        return jax.jit(ModifiedEquation(loss, 1.0, order, field, second_order).__call__)(state, *data)[0]
+    @jax.jit
+    def velocities(state):
+        equations = [ModifiedEquation(loss, 1.0, order, field, second_order) for order in (1, 2, 3)]
+        return [jax.flatten_util.ravel_pytree(equation(state, *data)[0])[0] for equation in equations]
 
-    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(velocity(order))]) for order in (1, 2, 3)]
-    return [flat[1] - flat[0], flat[2] - flat[1]]
+    one, two, three = velocities(state)
+    return [two - one, three - two]
 
 
 def _checks_in_coupled_variables() -> tuple:

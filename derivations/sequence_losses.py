@@ -145,10 +145,10 @@ def derive() -> Derivation:
             r"$p - 1$ characters other than 1 has the mean $-1/(p-1)$, to the power $k$.",
             r"For $k$ distinct numbers and an odd prime $p$, $\prod_{x=1}^{p-1} (1 + z\omega^x) = (1 - (-z)^p) / (1 + z) = \sum_{k<p} (-z)^k$, since with $x = 0$ the product is $1 - (-z)^p$; "
             r"so a character sums to $(-1)^k$ over all $\binom{p-1}{k}$ choices, and $P(0) = \frac1p \big(1 + (p-1)(-1)^k / \binom{p-1}{k}\big)$.",
-            r"Prompt, separator and output have $2n + 1$ tokens, of which $2n$ are predicted. Of the inputs $x_2..x_n$ are among these and cost $\ln(p-1)$ each, the separator nothing, and an output that is "
-            r"known but for its distribution costs its entropy: $\ln(p-1)$ where $y_i = x_i$, and for a sum",
+            r"Prompt, separator and output have $2n + 1$ tokens, of which $2n$ are predicted. The inputs $x_2..x_n$ are among these and cost $\ln(p-1)$ each, the separator costs nothing, and an output of which "
+            r"only the distribution is known costs its entropy: $\ln(p-1)$ where $y_i = x_i$, and for a sum",
             equation("H_k", r"-P_k(0) \ln P_k(0) - (1 - P_k(0)) \ln \frac{1 - P_k(0)}{p - 1}."),
-            r"So much for the moving window sum. Its initial loss is $\ln(p+1)$, and with all outputs at their marginals, with the $k-1$ copied ones right, with all right",
+            r"The moving window sum begins at $\ln(p+1)$. With all outputs at their marginals, with the $k-1$ copied ones right, and with all right its loss is",
             equation(r"\text{marginal}", r"\frac{(n+k-2)\ln(p-1) + (n-k+1)H_k}{2n},"),
             equation(r"\text{plateau}", r"\frac{(n-1)\ln(p-1) + (n-k+1)H_k}{2n}, \qquad \text{floor} = \frac{(n-1)\ln(p-1)}{2n}."),
             r"Counts: Shannon entropies over all inputs of small tasks, position by position and, for the floor, of whole sequences given their first token.",
