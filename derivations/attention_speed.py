@@ -67,6 +67,13 @@ def late_drive() -> sp.Matrix:
     return drive(direction, duals)
 
 
+def grown(J: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """A singular value of B, and that of K and Q with it, where D = U diag(dJ/dtau) V^T with constant U and V."""
+    return 2 * phi / sp.sqrt(epsilon * size) * sp.sinh(sp.sqrt(epsilon / size) * J), sp.cosh(
+        sp.sqrt(epsilon / size) * J
+    )
+
+
 def derive() -> Derivation:
     """Symbolically for two words and any r, D; against the coupled field in two parametrisations, and against the scores' force."""
     d = 2
@@ -86,12 +93,26 @@ def derive() -> Derivation:
     of_rate = straight.S + (e.T * straight.Gamma_V * e)[0]
     require_zero("rate", 2 * (s + v) * of_rate - 2 * epsilon * x * straight.G[0])
 
+    # scores under a force of constant singular vectors, any rotations U and V
+    tau = sp.Symbol("tau", positive=True)
+    J = [sp.Function(f"J_{k}")(tau) for k in (1, 2)]
+    U, V_turn = (
+        sp.Matrix([[1 - x**2, -2 * x], [2 * x, 1 - x**2]]) / (1 + x**2) for x in sp.symbols("x_U x_V", real=True)
+    )
+    b, k = (sp.diag(*(grown(each)[part] for each in J)) for part in (0, 1))
+    force = U * sp.diag(*(sp.diff(each, tau) for each in J)) * V_turn.T
+    solved = Coupled(*state[:3], U * b * V_turn.T, U * k * U.T, V_turn * k * V_turn.T)
+    moved = scaled_field(solved, r, force)
+    for name in ("A", "Gamma_K", "Gamma_Q"):
+        require_zero(f"{name} grows", sp.diff(getattr(solved, name), tau) - getattr(moved, name))
+    pushed = sp.Symbol("J", positive=True)
+    require_zero("small", sp.limit(grown(pushed)[0] / pushed, pushed, 0) - 2 * phi / size)
+
     C = late_drive()
     top = C[1, 0]
     require_zero("largest", top - (7 / L) * (2 - 1 / L))
     require_zero("the signals alike", C[0, 1] - top, C[2, 0] - C[2, 1], C[0, 0] - C[1, 1])
     fall = sp.simplify(-C[2, 0])
-    tau = sp.Symbol("tau", positive=True)
     require_zero("squared logarithm", sp.diff(sp.log(tau) ** 2, tau) - 2 * sp.log(tau) / tau)
     sign = {name: sp.simplify(value) for name, value in (("C_{21} = C_{12}", top), ("C_{31} = C_{32}", -fall), ("C_{11} = C_{22}", C[0, 0]), ("C_{33}", C[2, 2]))}  # fmt: skip
 
@@ -110,7 +131,10 @@ def derive() -> Derivation:
             r"**Attention's speed is $\varphi/(m m_1) < 1/(m m_1)$.** Large initial $W_K, W_Q$ need a large $\sigma_0$, which is that of $W_V$, too, and speeds the readout up as much. Where outputs "
             r"move along a straight line, $G$ and $r$ along a unit vector $e$ with $V e \parallel e$, the rate $\varrho = s + e \cdot V e$ obeys $\varrho\, \dot\varrho = \varepsilon\, |G|\, |\dot G|$, hence",
             equation(r"\varrho", r"\sqrt{1 + \varepsilon |G|^2}."),
-            r"To first order in attention's speed, attention is uniform and the outputs follow the four-point flow. A score moves if sentences hold both its words, $D_{kq} = \frac1L \sum_c \bar s_c y_c x_{ck} x_{cq} (G_k - F_c/L)$. "
+            r"While scores are small, attention is uniform and the outputs follow the four-point flow in the clock that this rate drives, whatever attention does. Where the singular vectors "
+            r"of $D$ stand still, so do those of $B$, and of $K$ and $Q$, which grow along; singular value by singular value, with $J = \int D\, d\tau$,",
+            equation("B", r"\frac{2\varphi}{\sqrt{\varepsilon\, m m_1}}\, \sinh\Bigl(\sqrt{\varepsilon/(m m_1)}\; J\Bigr) = \frac{2\varphi}{m m_1}\, J + \dots"),
+            r"A score moves if sentences hold both its words, $D_{kq} = \frac1L \sum_c \bar s_c y_c x_{ck} x_{cq} (G_k - F_c/L)$. "
             r"Late, $G = (2, 2, -3) \ln\tau$ and $\bar s = (7, 5, 5, 0)/\tau$, so $D = C \ln\tau/\tau$ and $B = \frac{\varphi}{m m_1}\, C \ln^2\tau$ for $\varepsilon \ll 1$, with",
             *(equation(name, value) for name, value in sign.items()),
             r"(key, query): each signal is sought by the other, the common word shunned by both, as Theorem 3.3 says, and "

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from gradflow.dynamics import gradient_flow, progress
 from gradflow.dynamics.ensemble import ensemble_flow
 from gradflow.dynamics.trajectory import Trajectory
 from gradflow.errors import InputError
@@ -19,7 +20,7 @@ from gradflow.interventions.freeze import Frozen
 from gradflow.models import coupled, orbits
 from gradflow.models.coupled import Coupled, Width
 from gradflow.models.orbits import Classes
-from gradflow.tasks.cooccurrence import CLASS_NAMES, CLASS_SHARES, LABELS
+from gradflow.tasks.cooccurrence import CLASS_NAMES, CLASS_SHARES, LABELS, CoOccurrence
 from gradflow.theory.attention import Groups, readout_rate, scales
 
 MATRICES = ("W", "W_V", "W_K", "W_Q")
@@ -48,23 +49,24 @@ frozen_field = Frozen(orbits.loss, orbits.field, ("A", "Gamma_K", "Gamma_Q"))
 
 
 def with_and_without(
-    given: Groups, L: float, *, times: Float[np.ndarray, " T"], n: float = np.inf, m1: float = 1.0, rtol: float = 1e-6
+    given: Groups, L: float, *, times: Float[np.ndarray, " T"], n=np.inf, m1=1.0, rtol: float = 1e-6
 ) -> xr.Dataset:
     """Train members with these numbers (see `theory.attention`), arrays of one length, with attention and with attention frozen.
 
     times   in the readout's clock of each member, the first is 0
-    n       training sentences; inf: the population, whose states are the smallest
-    m1      the choice of m1, which makes no difference to what is returned
+    n       training sentences, for all or for each; if all are inf, the population, states are smaller
+    m1      the choice of m1, for all or for each, which makes no difference to what is returned
 
     Returns a dataset over (time, member): loss, loss_frozen, loss_by_class, loss_by_class_frozen, score (changes of A / sqrt(m)
     among the signals) and work by matrix. Raises `InputError` where a flow does not end well.
     """
-    m1 = np.full(len(given.size), float(m1))
+    given = Groups(*map(np.asarray, given))
+    m1, n = (np.broadcast_to(np.asarray(each, float), given.size.shape) for each in (m1, n))
     shape = {name: jnp.asarray(each) for name, each in scales(given, m1).items()}
     width, units = Width(shape["m"], shape["m1"]), 1 / readout_rate(**shape)
-    words = orbits.POPULATION_WORDS if np.isinf(n) else orbits.WORDS
+    words = orbits.POPULATION_WORDS if np.isinf(n).all() else orbits.WORDS
     start = jax.vmap(lambda each: coupled.infinite_width_start(d=words, L=L, **each))(shape)
-    sizes = orbits.classes(np.full(len(m1), n), np.full(len(m1), L))
+    sizes = orbits.classes(n, np.full(len(m1), L))
     options = dict(units=units, times=times, rtol=rtol)
     with_work = Worked(start, jnp.zeros((len(m1), len(MATRICES))))
     full = _complete(ensemble_flow(worked_loss, with_work, sizes, width, field=worked_field, **options))
@@ -95,12 +97,51 @@ def with_and_without(
             "values": ("member", given.values, {"long_name": "sigma0^2 / (sigma0^2 + sigma1^2)", "units": "1"}),
             "richness": ("member", given.richness, {"long_name": "4 / (m^2 m1 (sigma0^2 + sigma1^2)^2)", "units": "1"}),
             "size": ("member", given.size, {"long_name": "m m1", "units": "1"}),
+            "n": ("member", n, {"long_name": "training sentences", "units": "1"}),
             "sentence_class": list(CLASS_NAMES),
             "key": list(SIGNALS),
             "query": list(SIGNALS),
             "matrix": list(MATRICES),
         },
-        attrs={"L": L, "n": n, "evaluations": full.cost.evaluations + frozen.cost.evaluations},
+        attrs={"L": L, "evaluations": full.cost.evaluations + frozen.cost.evaluations},
+    )
+
+
+# Finite random networks: widths, and numbers for which the random outputs at the start stay below about 1/2.
+RANDOM_M, RANDOM_M1 = np.array([64, 16, 256]), np.array([1, 4, 4])
+RANDOM_NUMBERS = Groups(np.array([0.99, 0.5, 0.9]), np.array([0.01, 1.0, 0.1]), 1.0 * RANDOM_M * RANDOM_M1)
+
+
+def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds: int) -> xr.Dataset:
+    """Networks of these kinds with random weights and data.
+
+    Returns a dataset over (kind, seed): advantage and score (the largest change among the signals) at the last time.
+    """
+    frozen = Frozen(coupled.loss, coupled.field, ("A", "Gamma_K", "Gamma_Q"))
+    found = {name: np.zeros((RANDOM_M.size, seeds)) for name in ("advantage", "score")}
+    with progress.bar(RANDOM_M.size * seeds, " networks", "random networks") as done:
+        for kind, (m, m1) in enumerate(zip(RANDOM_M.tolist(), RANDOM_M1.tolist(), strict=True)):
+            shape = scales(Groups(*(each[kind] for each in RANDOM_NUMBERS)), m1) | {"m": m, "m1": m1}
+            ends = times[[0, -1]] / readout_rate(**shape)
+            for seed in range(seeds):
+                key_data, key_start = jax.random.split(jax.random.fold_in(jax.random.key(seed), kind))
+                state = coupled.draw(key_start, d=task.d, L=task.L, **shape)
+                options = dict(times=ends, show_progress=False)
+                data = task.sample(key_data), Width(float(m), float(m1))
+                full = _complete(gradient_flow(coupled.loss, state, *data, field=coupled.field, **options))
+                without = _complete(gradient_flow(coupled.loss, state, *data, field=frozen, **options))
+                found["advantage"][kind, seed] = without.loss[-1] / full.loss[-1]
+                found["score"][kind, seed] = np.abs(full.final.A - state.A)[:3, :3].max() / m**0.5
+                done.update(1)
+    long_names = {"advantage": "loss with W_K and W_Q frozen over loss", "score": "largest change of A / sqrt(m)"}
+    return xr.Dataset(
+        {name: (("kind", "seed"), values, {"long_name": long_names[name]}) for name, values in found.items()},
+        coords={
+            "m": ("kind", RANDOM_M),
+            "m1": ("kind", RANDOM_M1),
+            **{name: ("kind", values) for name, values in RANDOM_NUMBERS._asdict().items()},
+        },
+        attrs={"n": task.n, "L": task.L, "end": float(times[-1])},
     )
 
 

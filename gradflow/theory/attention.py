@@ -8,11 +8,12 @@ scores as B = A / sqrt(m), and Gram matrices by their initial size. Then sigma0,
     size      m m1
 
 and scores follow dB/dtau = (phi / (m m1)) (D K_Q + K_K D) with D = -dLoss/dB and K = 1 at the start: in the readout's clock, no
-initialisation makes attention faster than 1 / (m m1). To first order in that speed, the outputs follow the four-point flow and
+initialisation makes attention faster than 1 / (m m1). While scores are small, the outputs follow the four-point flow in the clock
+tau' that the growing rate drives, dtau = dtau' / sqrt(1 + epsilon |G|^2), and with J = int D(G(tau')) dtau, singular value by singular value,
 
-    B(tau) = 2 (phi / (m m1)) int_0^tau D(G) / sqrt(1 + epsilon |G|^2) dtau',
+    B = (2 phi / sqrt(epsilon m m1)) sinh(sqrt(epsilon / (m m1)) J)        2 (phi / (m m1)) J where J is small
 
-which late grows like (phi / (m m1)) (7/L)(2 - 1/L) ln^2 tau for the largest score, mu2 as seen from mu1. Derived in
+which late, for small epsilon, grows like (phi / (m m1)) (7/L)(2 - 1/L) ln^2 tau for the largest score, mu2 as seen from mu1. Derived in
 derivations/attention_speed.py for this package.
 """
 
@@ -21,10 +22,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 from jaxtyping import Array, Float
+from scipy.integrate import cumulative_simpson
+from scipy.interpolate import CubicSpline
 
 from gradflow.tasks.cooccurrence import CLASS_SHARES, LABELS
 from gradflow.theory import four_point
+from gradflow.theory.claims import Claim, at_least, at_most, near
+
+# Where scores have moved by this much, their softmax is off uniform by a factor of 1.6: there attention is said to matter.
+BORDER = 0.5
 
 
 class Groups(NamedTuple):
@@ -61,12 +69,92 @@ def drive(G: Float[Array, " 3"], L: float) -> Float[Array, "3 3"]:
     return jnp.einsum("c,ck,cq,ck->kq", pull, points, points, G - F[:, None] / L) / L
 
 
-def score_change(
-    tau: Float[np.ndarray, " T"], L: float, richness: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, "T N 3 3"]:
-    """The change of the scores B[key, query] at the times tau (the first is 0), in units of phi / (m m1), to first order."""
-    G = four_point.flow(tau, rtol=1e-9).states
-    per_rate = 1 / np.sqrt(1 + np.multiply.outer((G**2).sum(axis=1), richness))
-    speed = 2 * np.asarray(jax.vmap(drive, in_axes=(0, None))(jnp.asarray(G), L))[:, None] * per_rate[:, :, None, None]
-    steps = np.diff(tau)[:, None, None, None] * (speed[1:] + speed[:-1]) / 2
-    return np.concatenate([np.zeros_like(speed[:1]), np.cumsum(steps, axis=0)])
+def pushed(tau: float, L: float, richness: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N 3 3"]:
+    """J[key, query] = int_0^tau D dtau on the four-point flow, in its clock tau'."""
+    richness = np.asarray(richness, float)
+    latest = tau * np.sqrt(1 + 5**2 * richness.max() * np.log(1e3 * tau * (1 + richness.max())) ** 2)  # |G| < 5 ln tau'
+    clock = np.concatenate([[0.0], np.geomspace(1e-3, latest, 1000)])
+    G = np.asarray(four_point.flow(clock, rtol=1e-9).states)
+    D = np.asarray(jax.vmap(drive, in_axes=(0, None))(jnp.asarray(G), L))
+    found = []
+    for epsilon in richness:
+        time_of_clock = 1 / np.sqrt(1 + epsilon * (G**2).sum(axis=1))
+        elapsed = cumulative_simpson(time_of_clock, x=clock, initial=0)
+        J = cumulative_simpson(D * time_of_clock[:, None, None], x=clock, axis=0, initial=np.zeros((1, 3, 3)))
+        found.append(CubicSpline(elapsed, J)(tau))
+    return np.stack(found)
+
+
+def scores(given: Groups, L: float, tau: float) -> Float[np.ndarray, "N 3 3"]:
+    """The predicted change of the scores B[key, query] until tau, for numbers that are arrays of one length."""
+    phi, epsilon, size = (np.asarray(each)[:, None, None] for each in given)
+    distinct, back = np.unique(epsilon, return_inverse=True)
+    U, singular, V = np.linalg.svd(pushed(tau, L, distinct)[back.ravel()])
+    grown = 2 * phi / np.sqrt(size * epsilon) * np.sinh(np.sqrt(epsilon / size) * singular[:, None, :])
+    return (U * grown) @ V
+
+
+def border(values: float, richness: float, L: float, tau: float) -> float:
+    """The size m m1 at which the largest score has moved by `BORDER` at time tau: attention matters below."""
+    sizes = np.geomspace(1e-3, 1e9, 400)
+    given = Groups(*np.broadcast_arrays(values, richness, sizes))
+    largest = np.abs(scores(given, L, tau)).max(axis=(1, 2))
+    return float(np.exp(np.interp(-np.log(BORDER), -np.log(largest), np.log(sizes))))
+
+
+def predicted_score(members: xr.Dataset) -> Float[np.ndarray, " N"]:
+    """The largest predicted score at the last time, of members of `observe.attention.with_and_without`."""
+    given = Groups(*(members[name].values for name in Groups._fields))
+    return np.abs(scores(given, members.attrs["L"], float(members["time"][-1]))).max(axis=(1, 2))
+
+
+def border_off_by(diagram: xr.Dataset, other: str) -> Float[np.ndarray, " rows"]:
+    """The size m m1 at which the largest score is `BORDER`, measured over predicted, for each value of the diagram's other axis."""
+    ratios = []
+    for _, row in diagram.isel(time=-1).groupby(other):
+        row = row.sortby("size")
+        score = np.log(np.abs(row["score"]).max(["key", "query"]).values / BORDER)
+        if score[0] > 0 > score[-1]:
+            measured = np.exp(np.interp(0.0, -score, np.log(row["size"].values)))
+            numbers = float(row["values"][0]), float(row["richness"][0])
+            ratios.append(measured / border(*numbers, diagram.attrs["L"], float(row["time"])))
+    return np.array(ratios)
+
+
+def claims(population: xr.Dataset, samples: xr.Dataset, networks: xr.Dataset) -> list[Claim]:
+    """What holds of the prediction, and of attention's part in the theorems' regime; see `simulations/attention_share.py`."""
+    source, L = "attention speed", population.attrs["L"]
+    end = population.isel(time=-1)
+    score, told = np.abs(end["score"]).max(["key", "query"]).values, predicted_score(population)
+    small, lazy = told <= 0.03, end["richness"].values <= 1
+    part = {name: population.isel(member=end["part"].values == name) for name in np.unique(end["part"])}
+    off = [_factor(score[small & which] / told[small & which]) for which in (lazy, ~lazy)]
+    sought, shunned = end["score"].sel(key="mu2", query="mu1"), -end["score"].sel(key="mu3", query="mu1")
+    ratio, late = 7 * (2 * L - 1) / (6 * (L + 2)), (sought / shunned).values[small & lazy]
+    same = part["rich"]["loss"].values / part["rich, m1 = 3"]["loss"].values
+    fall = population["loss"][0] - population["loss"]
+    work = float(np.abs(population["work"].sum("matrix") - fall).max() / population["loss"][0].max())
+    gain = {name: float((each["loss_frozen"] / each["loss"])[-1, 0]) for name, each in part.items()}
+    of_samples, mean_start = (
+        samples.isel(time=-1, member=samples["part"].values == name) for name in ("samples", "mean start")
+    )
+    gains = (of_samples["loss_frozen"] / of_samples["loss"] - 1).values.reshape(-1, np.unique(of_samples["size"]).size)
+    random = np.median(networks["score"].values, axis=1) / np.abs(mean_start["score"]).max(["key", "query"]).values
+    return [
+        at_most("scores below 0.03, epsilon <= 1: off the prediction by a factor", source, "1", off[0], 1.05, "5 %: the next order in the score"),
+        at_most("... epsilon > 1", source, "1", off[1], 1.1, "10 %: scores turn while W_K and W_Q grow along where they have been"),
+        at_most("m m1 where scores reach 1/2, over sigma0^2 / sigma1^2: off by a factor", source, "1", _factor(border_off_by(part["scales"], "values")), 2.0, "a factor of 2: a prediction for small scores, at one of order one"),
+        at_most("... over epsilon", source, "1", _factor(border_off_by(part["richness"], "richness")), 2.0, "a factor of 2, as above"),
+        near("mu1's score for mu2 over that against mu3", source, ratio, float(late.mean()), 0.1 * ratio, "10 %: corrections fall like 1/log t"),
+        at_most("equal numbers, other widths: relative difference of losses", source, "0", float(np.abs(same - 1).max()), 1e-5, "ten tolerances"),
+        at_most("the work of the four matrices is the fall of the loss", "dLoss/dt = -sum |dW|^2", "0", work, 1e-5, "ten tolerances"),
+        *(at_least(f"attention lowers the loss by a per cent or more: {name}", "Theorem 3.2", ">= 1.01", gain[key], 1.01, "loss with attention frozen over loss, 1e6 times the readout's initial time")
+          for key, name in (("theorems", "the theorems' regime"), ("experiment", "the paper's experiment"), ("large values", "m m1 = 16, large sigma0"))),
+        at_least("with more samples, attention lowers the loss by more (least ratio)", "memorised words", ">= 1", float((gains[1:] / gains[:-1]).min()), 1.0, "what random words take over, attention need not do"),
+        at_most("random networks' scores, in those of the mean start: off by a factor", "mean start", "1", _factor(random), 2.0, "a factor of 2, for medians over seeds at widths of 16 to 256"),
+    ]  # fmt: skip
+
+
+def _factor(ratios: Float[np.ndarray, "..."]) -> float:
+    """The largest factor by which any ratio is off 1; NaN where there are none."""
+    return float(np.exp(np.abs(np.log(ratios)).max())) if np.size(ratios) else np.nan
