@@ -1,1 +1,1 @@
-"""What is changed on purpose: freezing."""
+"""What is changed on purpose: some parameters trained at another rate, or not at all."""

@@ -14,9 +14,8 @@ from jaxtyping import Array, Float
 
 from gradflow.dynamics import gradient_flow, progress
 from gradflow.dynamics.ensemble import ensemble_flow
-from gradflow.dynamics.trajectory import Trajectory
 from gradflow.errors import InputError
-from gradflow.interventions.freeze import Frozen
+from gradflow.interventions.rates import OwnRate
 from gradflow.models import coupled, orbits
 from gradflow.models.coupled import Coupled, Width
 from gradflow.models.orbits import Classes
@@ -34,18 +33,22 @@ class Worked(eqx.Module):
     work: Float[Array, " 4"]
 
 
-def worked_loss(worked: Worked, sizes: Classes, width: Width) -> Float[Array, ""]:
+ATTENTION = ("A", "Gamma_K", "Gamma_Q")
+_orbits_with_rate = OwnRate(orbits.loss, orbits.field, ATTENTION)
+_coupled_with_rate = OwnRate(coupled.loss, coupled.field, ATTENTION)
+
+
+def worked_loss(worked: Worked, sizes: Classes, width: Width, rate: Float[Array, ""]) -> Float[Array, ""]:
     """The loss of the orbit state."""
     return orbits.loss(worked.state, sizes, width)
 
 
-def worked_field(worked: Worked, sizes: Classes, width: Width) -> tuple[Worked, Float[Array, ""]]:
-    """The flow of the orbit state, and the power of each matrix."""
-    moving, fall = orbits.field(worked.state, sizes, width)
-    return Worked(moving, orbits.powers(worked.state, sizes, width)), fall
-
-
-frozen_field = Frozen(orbits.loss, orbits.field, ("A", "Gamma_K", "Gamma_Q"))
+def worked_field(
+    worked: Worked, sizes: Classes, width: Width, rate: Float[Array, ""]
+) -> tuple[Worked, Float[Array, ""]]:
+    """The flow of the orbit state with attention at a rate of its own, 1 or 0, and the power of each matrix."""
+    moving, fall = _orbits_with_rate(worked.state, sizes, width, rate)
+    return Worked(moving, orbits.powers(worked.state, sizes, width) * jnp.stack([1.0, 1.0, rate, rate])), fall
 
 
 def with_and_without(
@@ -63,16 +66,19 @@ def with_and_without(
     given = Groups(*map(np.asarray, given))
     m1, n = (np.broadcast_to(np.asarray(each, float), given.size.shape) for each in (m1, n))
     shape = {name: jnp.asarray(each) for name, each in scales(given, m1).items()}
-    width, units = Width(shape["m"], shape["m1"]), 1 / readout_rate(**shape)
     words = orbits.POPULATION_WORDS if np.isinf(n).all() else orbits.WORDS
     start = jax.vmap(lambda each: coupled.infinite_width_start(d=words, L=L, **each))(shape)
     sizes = orbits.classes(n, np.full(len(m1), L))
-    options = dict(units=units, times=times, rtol=rtol)
-    with_work = Worked(start, jnp.zeros((len(m1), len(MATRICES))))
-    full = _complete(ensemble_flow(worked_loss, with_work, sizes, width, field=worked_field, **options))
-    frozen = _complete(ensemble_flow(orbits.loss, start, sizes, width, field=frozen_field, **options))
-    states = full.states.state
-    margins, frozen_margins = (_class_margins(each, sizes, width) for each in (states, frozen.states))
+    worked = Worked(start, jnp.zeros((len(m1), len(MATRICES)))), sizes, Width(shape["m"], shape["m1"])
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), worked)  # with attention, then without
+    run = ensemble_flow(
+        worked_loss, *twice, np.repeat([1.0, 0.0], len(m1)), units=np.tile(1 / readout_rate(**shape), 2), times=times,
+        field=worked_field, rtol=rtol,
+    )  # fmt: skip
+    if not run.complete:
+        raise InputError(f"The ensemble {run.status}.")
+    margins, frozen_margins = np.split(np.asarray(_class_margins(run.states.state, *twice[1:])), 2, axis=1)
+    A, work = run.states.state.A[:, : len(m1), :3, :3], run.states.work[:, : len(m1)]
     loss, frozen_loss = (np.logaddexp(0, -each) for each in (margins, frozen_margins))
     member = ("time", "member")
     return xr.Dataset(
@@ -83,12 +89,12 @@ def with_and_without(
             "loss_by_class_frozen": ((*member, "sentence_class"), frozen_loss, {"long_name": "the same, frozen"}),
             "score": (
                 (*member, "key", "query"),
-                np.asarray(states.A)[..., :3, :3] / np.sqrt(shape["m"])[:, None, None],
+                np.asarray(A) / np.sqrt(shape["m"])[:, None, None],
                 {"long_name": "change of the attention score A / sqrt(m)"},
             ),
             "work": (
                 (*member, "matrix"),
-                full.states.work,
+                work,
                 {"long_name": "int |d matrix|^2 dt, its part in the fall of the loss"},
             ),
         },
@@ -103,7 +109,7 @@ def with_and_without(
             "query": list(SIGNALS),
             "matrix": list(MATRICES),
         },
-        attrs={"L": L, "evaluations": full.cost.evaluations + frozen.cost.evaluations},
+        attrs={"L": L, "evaluations": run.cost.evaluations},
     )
 
 
@@ -117,7 +123,10 @@ def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds
 
     Returns a dataset over (kind, seed): advantage and score (the largest change among the signals) at the last time.
     """
-    frozen = Frozen(coupled.loss, coupled.field, ("A", "Gamma_K", "Gamma_Q"))
+
+    def loss(state, batch, width, rate):
+        return coupled.loss(state, batch, width)
+
     found = {name: np.zeros((RANDOM_M.size, seeds)) for name in ("advantage", "score")}
     with progress.bar(RANDOM_M.size * seeds, " networks", "random networks") as done:
         for kind, (m, m1) in enumerate(zip(RANDOM_M.tolist(), RANDOM_M1.tolist(), strict=True)):
@@ -126,10 +135,13 @@ def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds
             for seed in range(seeds):
                 key_data, key_start = jax.random.split(jax.random.fold_in(jax.random.key(seed), kind))
                 state = coupled.draw(key_start, d=task.d, L=task.L, **shape)
-                options = dict(times=ends, show_progress=False)
                 data = task.sample(key_data), Width(float(m), float(m1))
-                full = _complete(gradient_flow(coupled.loss, state, *data, field=coupled.field, **options))
-                without = _complete(gradient_flow(coupled.loss, state, *data, field=frozen, **options))
+                full, without = (
+                    gradient_flow(loss, state, *data, rate, field=_coupled_with_rate, times=ends, show_progress=False)
+                    for rate in (1.0, 0.0)
+                )
+                if not (full.complete and without.complete):
+                    raise InputError(f"A random network {full.status}, with attention frozen {without.status}.")
                 found["advantage"][kind, seed] = without.loss[-1] / full.loss[-1]
                 found["score"][kind, seed] = np.abs(full.final.A - state.A)[:3, :3].max() / m**0.5
                 done.update(1)
@@ -165,9 +177,3 @@ def _class_margins(states: Coupled, sizes: Classes, width: Width) -> Float[Array
     """y F of a sentence of each class, along the flow."""
     of_member = jax.vmap(lambda state, sizes, m: orbits.class_outputs(state.G, state.A, sizes, m))
     return jnp.array(LABELS) * jax.lax.map(lambda at: of_member(at, sizes, width.m), states)
-
-
-def _complete(run: Trajectory) -> Trajectory:
-    if not run.complete:
-        raise InputError(f"The ensemble {run.status}.")
-    return run
