@@ -24,13 +24,13 @@ class Config:
     """replace the grid that the folder holds"""
     seeds: int = 10
     """runs of each setting, with data and start of their own"""
-    n: tuple[int, ...] = (12, 24, 36)
-    """training sentences, multiples of 6; the first value of each list but n, whose second it is, belongs to the base setting"""
+    n: tuple[int, ...] = (30, 18, 48)
+    """training sentences, multiples of 6. The first value of this list and of those below make the base setting"""
     L: tuple[int, ...] = (4,)
-    """words in a sentence"""
+    """words in a sentence; n is varied with them, at fixed n / (L - 2)"""
     m: tuple[float, ...] = (65536, 4096, 256)
     """attention width"""
-    m1: tuple[float, ...] = (32, 8, 128)
+    m1: tuple[float, ...] = (32,)
     """neurons of the MLP"""
     readout: tuple[float, ...] = (1.0, 0.5, 2.0)
     """sigma1 sqrt(m1)"""
@@ -50,29 +50,26 @@ RTOL = 1e-6
 PRESETS = {
     "small": Config(),
     "paper": Config(
-        preset="paper", n=(24, 48, 96, 192), L=(4, 3, 5, 6), m=(65536, 16384, 4096, 1024, 256), m1=(32, 8, 128)
+        preset="paper", n=(48, 24, 96, 192), L=(4, 3, 5), m=(65536, 16384, 4096, 1024, 256), m1=(32, 8, 128)
     ),
 }  # fmt: skip
 
 
 def settings(config: Config) -> list:
-    """The base setting, and those that differ from it in one coordinate, for each start; those of a shape together."""
+    """The base setting, and those that differ from it in one value, for each start; L is varied at fixed n / (L - 2)."""
     from gradflow.errors import require
     from gradflow.observe.scaling import Setting
 
     lists = {name: getattr(config, name) for name in ("n", "L", "m", "m1", "readout", "start")}
     for name, values in lists.items():
-        require(len(values) > 0, f"{name} needs at least one value.")
-        require(
-            min(values) > 0 and len(set(values)) == len(values), f"{name} must be positive and distinct, got {values}."
-        )
-    n, *_ = config.n[1:] or config.n
-    found = []
+        allowed = len(values) > 0 and min(values, default=0) > 0 and len(set(values)) == len(values)
+        require(allowed, f"{name} takes positive and distinct values, got {values}.")
+    found = set()
     for start in config.start:
-        base = Setting(n, config.L[0], config.m[0], config.m1[0], start, config.readout[0])
-        varied = [base._replace(**{name: value}) for name in ("n", "L", "m", "m1", "readout") for value in lists[name]]
-        found += [base, *varied]
-    return sorted(set(found))
+        base = Setting(*(lists[name][0] for name in ("n", "L", "m", "m1")), start, config.readout[0])
+        found |= {base._replace(**{name: value}) for name in ("n", "m", "m1", "readout") for value in lists[name]}
+        found |= {base._replace(L=L, n=base.n * (L - 2) // (base.L - 2)) for L in config.L if base.L > 2}
+    return sorted(found)
 
 
 def run(config: Config) -> None:
@@ -86,14 +83,16 @@ def run(config: Config) -> None:
     from gradflow.models import coupled
     from gradflow.observe.cooccurrence import Observer, dataset
     from gradflow.observe.scaling import grid, record
-    from gradflow.plotting.theory_check import one_page
     from gradflow.plotting.style import write
+    from gradflow.plotting.theory_check import one_page
     from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
     from gradflow.theory import claims as claims_of
     from gradflow.theory.ledger import ledger, table
+    from gradflow.theory.statements import ENTRIES
 
     require(config.seeds >= 3, f"Intervals need at least 3 seeds, got {config.seeds}.")
     require(config.end > 100, f"end must leave Phase 1 behind, which lasts until about 13 to 30; got {config.end}.")
+    require(config.held_out > 0, f"held_out must be a positive number of sentences, got {config.held_out}.")
     wanted = settings(config)
     tasks = {each: CoOccurrence(each.n, each.L, least_vocabulary(each.n, each.L)) for each in wanted}
     clock = gradflow.log_times(1e-2, config.end, config.save_points)
@@ -128,7 +127,7 @@ def run(config: Config) -> None:
             raise
     stacked = grid(runs, seeds)
     store.save(folder, "grid", stacked)
-    verdicts = ledger(stacked)
+    verdicts = ledger(stacked, ENTRIES)
     claims = [verdict.claim() for verdict in verdicts]
     store.save_claims(folder, claims)
     (folder / "ledger.md").write_text(table(verdicts) + "\n")

@@ -103,6 +103,7 @@ _LONG_NAMES = {
     "score_rate_least": "smallest dA21, dA12, -dA31, -dA32 over the loss in Phase 2",
     "score_rate_largest": "largest dA21, dA12, -dA31, -dA32 over the loss in Phase 2",
     "signal_score": "mean of C12, C21, -C31, -C32 at the end",
+    "signal_score_then": "the same at the time at which the training loss is 1/m",
     "signal_score_spread": "largest over smallest of C12, C21, -C31, -C32 at the end",
     "largest_signal_score": "largest change of a score between mu1, mu2, mu3 since T1",
     "random_score": "largest change of a score that involves a random word",
@@ -216,19 +217,21 @@ def _loss(run: xr.Dataset, t1: float) -> dict[str, object]:
         after = int(np.flatnonzero(loss >= aim)[-1]) + 1
         near = slice(after - 1, after + 1)
         log_t = np.interp(-np.log(aim), -np.log(loss[near]), np.log(t[near]))
-        fresh = np.interp(log_t, np.log(t[near]), np.log(run["generalisation_loss"].values[near]))
-        seen |= {"time_to_small_loss": np.exp(log_t), "generalisation_then": np.exp(fresh)}
+        fresh, scores = run["generalisation_loss"].values, _signal_scores(run).mean(axis=1)
+        seen |= {
+            "time_to_small_loss": np.exp(log_t),
+            "generalisation_then": np.exp(np.interp(log_t, np.log(t[near]), np.log(fresh[near]))),
+            "signal_score_then": np.interp(log_t, np.log(t[near]), scores[near]),
+        }
     return seen
 
 
 def _attention(run: xr.Dataset, t1: float) -> dict[str, object]:
     """Lemmas 4.7, F.16, F.17, F.19 and Theorem 3.3: the scores, the softmax and the Gram matrices of keys and queries."""
     phase_2, end = run.sel(time=slice(t1, None)), run.isel(time=-1)
-    dA = phase_2["dA"].values
-    rates = np.stack([dA[:, 1, 0], dA[:, 0, 1], -dA[:, 2, 0], -dA[:, 2, 1]], axis=1)
+    rates = _of_signals(phase_2["dA"].values)
     per_loss = rates / phase_2["loss"].values[:, None]
-    C = end["A"].values - run["A"].values[0]
-    signals = np.array([C[0, 1], C[1, 0], -C[2, 0], -C[2, 1]])
+    signals = _signal_scores(run)[-1]
     p = run["attention"].sel(sentence_class="I1")
     rise = (p.isel(time=-1) - p.interp(time=t1)).values
     return {
@@ -243,6 +246,16 @@ def _attention(run: xr.Dataset, t1: float) -> dict[str, object]:
         "change_attention": end["change_attention"],
         "change_Gamma_KQ": max(end["change_Gamma_K"], end["change_Gamma_Q"]),
     }
+
+
+def _of_signals(A: np.ndarray) -> np.ndarray:
+    """A21, A12, -A31, -A32, which Theorem 3.2 says rise, at each time."""
+    return np.stack([A[:, 1, 0], A[:, 0, 1], -A[:, 2, 0], -A[:, 2, 1]], axis=1)
+
+
+def _signal_scores(run: xr.Dataset) -> np.ndarray:
+    """C21, C12, -C31, -C32 of Theorem 3.3 at each time."""
+    return _of_signals((run["A"] - run["A"][0]).values)
 
 
 def _random_part(run: xr.Dataset) -> np.ndarray:
