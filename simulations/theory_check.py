@@ -7,7 +7,9 @@ n, L, m, m1 and the scale of W are varied one by one, from the start of Conditio
   ledger.md    the verdicts
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +26,7 @@ class Config:
     """replace the grid that the folder holds"""
     seeds: int = 10
     """runs of each setting, with data and start of their own"""
-    n: tuple[int, ...] = (30, 18, 48)
+    n: tuple[int, ...] = (36, 18, 72)
     """training sentences, multiples of 6. The first value of this list and of those below make the base setting"""
     L: tuple[int, ...] = (4,)
     """words in a sentence; n is varied with them, at fixed n / (L - 2)"""
@@ -42,6 +44,8 @@ class Config:
     """times to save, logarithmically spaced"""
     held_out: int = 600
     """fresh sentences for the generalisation loss"""
+    workers: int = 2
+    """runs at a time; settings of different shapes are compiled side by side"""
 
 
 # of the solver; the absolute tolerance is as much of the smallest scale at the start, that of the scores
@@ -50,7 +54,7 @@ RTOL = 1e-6
 PRESETS = {
     "small": Config(),
     "paper": Config(
-        preset="paper", n=(48, 24, 96, 192), L=(4, 3, 5), m=(65536, 16384, 4096, 1024, 256), m1=(32, 8, 128)
+        preset="paper", n=(48, 24, 96, 192), L=(4, 3, 5), m=(2**20, 2**16, 2**12, 2**10, 2**8), m1=(32, 8, 128), end=1e8
     ),
 }  # fmt: skip
 
@@ -92,6 +96,7 @@ def run(config: Config) -> None:
 
     require(config.seeds >= 3, f"Intervals need at least 3 seeds, got {config.seeds}.")
     require(config.end > 100, f"end must leave Phase 1 behind, which lasts until about 13 to 30; got {config.end}.")
+    require(config.workers > 0, f"workers must be at least 1, got {config.workers}.")
     require(config.held_out > 0, f"held_out must be a positive number of sentences, got {config.held_out}.")
     wanted = settings(config)
     tasks = {each: CoOccurrence(each.n, each.L, least_vocabulary(each.n, each.L)) for each in wanted}
@@ -108,19 +113,21 @@ def run(config: Config) -> None:
             coupled.loss, initial, batch, width, field=coupled.field, times=clock / setting.rate,
             save=observer, rtol=RTOL, atol=RTOL * setting.score, show_progress=False,
         )  # fmt: skip
-        if flow.status == "interrupted":
-            raise KeyboardInterrupt
         if not flow.complete:
             raise InputError(f"{setting}, seed {seed}: {flow.status}.")
         return record(dataset(flow, batch, initial, width, **scales), clock)
 
     runs, seeds = {}, range(config.seeds)
+    by_shape = {}
+    for setting, seed in product(wanted, seeds):
+        by_shape.setdefault((setting.n, setting.L), []).append((setting, seed))
+    # in turns, so that no two workers compile for one shape
+    todo = [each for turn in zip_longest(*by_shape.values()) for each in turn if each]
     try:
-        with progress.bar(len(wanted) * config.seeds, " runs", "grid") as done:
-            for setting in wanted:
-                for seed in seeds:
-                    runs[setting, seed] = solve(setting, seed)
-                    done.update()
+        with progress.bar(len(todo), " runs", "grid") as done, ThreadPoolExecutor(config.workers) as pool:
+            for each, kept in zip(todo, pool.map(solve, *zip(*todo, strict=True)), strict=True):
+                runs[each] = kept
+                done.update()
     except KeyboardInterrupt:
         print(f"interrupted: judging the {len(runs)} runs that are done")
         if not runs:

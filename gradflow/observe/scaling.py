@@ -53,6 +53,7 @@ _LONG_NAMES = {
     "initial_output": "largest |F| at the start",
     "initial_attention": "largest |p - 1/L| at the start",
     "initial_rate": "mean of dG/dt of mu1 and mu2 at the start",
+    "initial_rate_constant": "the same over |u|^2 + m1 |v|^2 as drawn, v the value of the word",
     "initial_rate_mu3": "|dG/dt| of mu3 at the start",
     "peak_over_start": "one-signal losses: largest over first",
     "peak_over_T1": "one-signal losses: time of the largest over T1; NaN where they only fall",
@@ -123,6 +124,7 @@ def summary(run: xr.Dataset) -> dict[str, float]:
         "initial_output": abs(run["margin"][0]).max(),
         "initial_attention": run["attention_deviation"][0],
         "initial_rate": dG[:2].mean(),
+        "initial_rate_constant": dG[:2].mean() / (run["S0"] + run.attrs["m1"] * np.diag(run["Gamma_V0"])[:2].mean()),
         "initial_rate_mu3": abs(dG[2]),
         "peak_over_start": one_signal.max() / one_signal[0],
     }

@@ -12,7 +12,8 @@ on logarithms for each seed, and the 95 % interval of Student's t for the mean o
     1/poly    every trend in m lies below -w                         the exponent in m
     within    every run lies between two given numbers               median over the runs
 
-w is 0.05, for corrections at finite size. A tilde hides powers of logarithms of n L m m1; for one such power w grows by the
+A trend is told from three values or more that span a factor of 4. It is no growth or fall if it levels off: corrections at finite
+size are of relative order 1/x (the late limits are rational in 1/n), and `levels_off` tells them from powers of x. w is 0.05. A tilde hides powers of logarithms of n L m m1; for one such power w grows by the
 exponent that it has along the trend. A bound whose ratio falls along some trend holds "with room". What fails on the grid is
 tried under each of `CONDITIONS`, then under two at once: "holds only when" names the first under which it holds with at least
 one trend left in every variable. Nothing else enters a verdict.
@@ -33,7 +34,7 @@ from gradflow.theory.claims import Claim
 from gradflow.theory.discretisation import slope
 
 TOLERANCE = 0.05
-LEAST_SEEDS, LEAST_VALUES = 3, 3
+LEAST_SEEDS, LEAST_VALUES, LEAST_SPAN = 3, 3, 4.0
 
 
 class Exponent(NamedTuple):
@@ -51,24 +52,41 @@ def exponent(x: np.ndarray, values: np.ndarray) -> Exponent:
     return Exponent(float(slopes.mean()), float(slopes.mean() - half), float(slopes.mean() + half))
 
 
+def levels_off(x: np.ndarray, values: np.ndarray) -> bool:
+    """Whether `values` (seed, x) are c (1 + b/x)^k with k = 1, -1, 2 or -2 and |b| < max x, and fit this better than a power of x:
+    a constant, and a correction that at the largest x is smaller than it. (2: Gram matrices and scores are products of G's.)
+    Over a factor of 8 this cannot be told from log(x)^2, over the decades of m it can.
+    """
+    power = np.polyfit(np.log(x), np.log(values.T), 1, full=True)[1].sum()
+    for k in (1, -1, 2, -2):
+        y = values ** (1 / k)
+        basis = np.stack([1 / y, 1 / (x * y)], axis=-1)  # residuals relative to y, as those of logarithms are
+        c_and_cb = np.linalg.solve(basis.mT @ basis, basis.mT @ np.ones((*y.shape, 1)))
+        near = (c_and_cb[:, 0] > 0) & (np.abs(c_and_cb[:, 1]) < x.max() * c_and_cb[:, 0])
+        if near.all() and k**2 * ((basis @ c_and_cb - 1) ** 2).sum() < power:
+            return True
+    return False
+
+
 class Trend(NamedTuple):
-    """The exponent of a ratio in one coordinate, and how far from 0 it may be (module docstring)."""
+    """The exponent of a ratio in one coordinate, how far from 0 it may be, and whether it levels off (module docstring)."""
 
     coordinate: str
     exponent: Exponent
     width: float
+    levels_off: bool
 
     @property
     def rises(self) -> bool:
-        return self.exponent.low > self.width
+        return not self.levels_off and self.exponent.low > self.width
 
     @property
     def falls(self) -> bool:
-        return self.exponent.high < -self.width
+        return not self.levels_off and self.exponent.high < -self.width
 
     def __str__(self) -> str:
         mean, low, high = self.exponent
-        return f"{self.coordinate}^{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+        return f"{self.coordinate}^{mean:+.3f} [{low:+.3f}, {high:+.3f}]{', levels off' * self.levels_off}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +186,7 @@ def _on(entry: Entry, ratio: xr.DataArray, scale: xr.DataArray) -> Verdict:
 
 
 def trends(entry: Entry, ratio: xr.DataArray, scale: xr.DataArray) -> list[Trend]:
-    """Every trend that the grid allows: settings that agree in all coordinates but one, with three or more values of it.
+    """Every trend that the grid allows: settings that agree in all coordinates but one, that can be told.
 
     L is followed at fixed n / (L - 2), on which the random words' share in the late limits depends (`max_margin`): at fixed n
     its trend would be that of memorisation. The scales of the start are no sizes that grow: `start` makes no trend, and
@@ -182,9 +200,11 @@ def trends(entry: Entry, ratio: xr.DataArray, scale: xr.DataArray) -> list[Trend
         for line in (np.flatnonzero(same == group) for group in np.unique(same)):
             seeds = (np.isfinite(values[line]) & (values[line] > 0)).all(axis=0)
             named = {"start": False, "readout": np.ptp(unit[line]) > 1e-9 * unit[line].max()}.get(coordinate, True)
-            if named and len(line) >= LEAST_VALUES and seeds.sum() >= LEAST_SEEDS:
-                found = exponent(places[line, column], values[line][:, seeds].T)
-                made.append(Trend(coordinate, found, _width(entry, coordinate, places[line])))
+            x = places[line, column]
+            tells = len(x) >= LEAST_VALUES and x.max() >= LEAST_SPAN * x.min() and seeds.sum() >= LEAST_SEEDS
+            if named and tells:
+                told, width = values[line][:, seeds].T, _width(entry, coordinate, places[line])
+                made.append(Trend(coordinate, exponent(x, told), width, levels_off(x, told)))
     return made
 
 

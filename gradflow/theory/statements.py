@@ -62,8 +62,8 @@ ENTRIES = (
     Entry("|F(0)| <= 0.01", "Lemma D.8", "<= 0.01", "initial_output", "within", high=0.01),
     Entry("|p(0) - 1/L| = O~(1/(L m))", "Corollary D.2", "O~", "initial_attention", "O", lambda g: 1 / (g["L"] * g["m"]), tilde=True),
     Entry("rate of mu1, mu2 at the start = Theta((sigma0^2 + sigma1^2) m m1)", "Lemmas 4.1, E.4", "Theta", "initial_rate", "Theta", _initial_rate),
-    Entry("... with the constant 1/6", "Lemma E.4, corrected", "1/4 - 1/12", "initial_rate", "within", _initial_rate, low=1 / 6 - 0.01, high=1 / 6 + 0.01, why="+- 0.01, as in its proof"),
-    Entry("... with the constant 1/3 of the proof", "Lemma E.4, proof", "1/3 +- 0.01", "initial_rate", "within", _initial_rate, low=1 / 3 - 0.01, high=1 / 3 + 0.01, printed=True),
+    Entry("... with the constant 1/6", "Lemma E.4, corrected", "1/4 - 1/12", "initial_rate_constant", "within", low=1 / 6 - 0.01, high=1 / 6 + 0.01, why="+- 0.01, as in its proof"),
+    Entry("... with the constant 1/3 of the proof", "Lemma E.4, proof", "1/3 +- 0.01", "initial_rate_constant", "within", low=1 / 3 - 0.01, high=1 / 3 + 0.01, printed=True),
     Entry("rate of mu3 at the start = O~((sigma0^2 + sigma1^2) m m1 |F(0)|)", "Lemmas 4.2, E.16", "O~", "initial_rate_mu3", "O", lambda g: _initial_rate(g) * g["initial_output"], tilde=True),
     # Phase 1
     Entry("T1 = Theta(1 / (sigma1^2 m m1))", "Theorems 3.1, E.26", "O~(1/m)", "T1", "Theta", lambda g: 1 / _rate(g), tilde=True),
@@ -125,6 +125,7 @@ ENTRIES = (
     Entry("largest change of a signal score = Theta(...)", "Lemma F.16", "Theta", "largest_signal_score", "Theta", _score),
     Entry("C12, C21, -C31, -C32 = Theta(sigma0^2 sqrt(m) (1/L + m^-0.5) / (sigma1^2 m m1)) at the end", "Theorem 3.3", "Theta", "signal_score", "Theta", _score),
     Entry("... at the time of training loss 1/m", "Theorem 3.3", "Theta", "signal_score_then", "Theta", _score),
+    Entry("... and log^2 m times that", "Theorem 3.3, as its proof's logarithms say", "Theta~", "signal_score_then", "Theta", lambda g: _score(g) * np.log(g["m"]) ** 2),
     Entry("... of one order (largest over smallest)", "Theorem 3.3", "Theta", "signal_score_spread", "Theta"),
     Entry("random words: |C| = O~(1/n) of the signals'", "Theorem 3.3", "O~", "random_score", "O", lambda g: g["signal_score"] / g["n"], tilde=True),
     Entry("random words: |C| = O~(sigma0^2 sqrt(m) / (n L sigma1^2 m m1))", "Theorem 3.3, Lemma F.16", "O~", "random_score", "O", _random_score, tilde=True),

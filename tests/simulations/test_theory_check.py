@@ -71,7 +71,7 @@ def test_the_figure_is_drawn_from_the_stored_grid(finished, tmp_path):
 
 def test_settings_differ_from_the_base_in_one_value_and_L_takes_n_along():
     found = settings(PRESETS["paper"])
-    base = {each for each in found if (each.n, each.L, each.m, each.m1, each.readout) == (48, 4, 65536, 32, 1.0)}
+    base = {each for each in found if (each.n, each.L, each.m, each.m1, each.readout) == (48, 4, 2**20, 32, 1.0)}
     assert len(base) == 2 and len(set(found)) == len(found)
     assert {(each.n, each.L) for each in found} == {(24, 4), (48, 4), (96, 4), (192, 4), (24, 3), (72, 5)}
 
