@@ -29,7 +29,7 @@ def one_page(grid: xr.Dataset, verdicts: Sequence[Verdict]) -> Figure:
         "initial_output": ("Start: outputs (Lemma D.8)", _start_outputs),
         "initial_rate": ("Start: rates (Lemmas 4.1, 4.2)", _start_rates),
         "T1": ("Phase 1: its length (Theorem 3.1)", _phase_1),
-        "change_A_until_T1": ("Phase 1: attention stands still (E.28)", _phase_1_changes),
+        "change_A_until_T1": ("Phase 1: attention still (E.28)", _phase_1_changes),
         "G_random_at_T1": ("Phase 1: random words (E.27)", _random_words),
         "lemma_4_5": ("Phase 2: order of gradients (4.3, 4.5)", _order_of_gradients),
         "R_at_end": ("Phase 2: balance of gradients (F.6)", _balance),
@@ -52,9 +52,12 @@ def _title(axes: Axes, title: str, verdict: Verdict) -> None:
     if verdict.text.startswith("holds only"):
         mark, colour = "◐", ORANGE
     axes.set_title(title, fontweight="bold", pad=30)
-    told = fill(f"{mark} {verdict.text}", 56, max_lines=2)
-    where = dict(xycoords="axes fraction", textcoords="offset points", va="top", fontsize=8, color=colour)
-    axes.annotate(told, (0, 1), (0, 27), **where).set_in_layout(False)  # else long verdicts narrow the panels
+    told = fill(verdict.text, 48, max_lines=2)
+    for text, x, shade in ((mark, 0, colour), (told, 12, "0.25")):
+        note = axes.annotate(
+            text, (0, 1), (x, 27), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=8.5, color=shade
+        )  # fmt: skip
+        note.set_in_layout(False)  # else long verdicts narrow the panels
 
 
 def _key(figure: Figure, axes: Axes, grid: xr.Dataset) -> None:
@@ -116,7 +119,7 @@ def _phase_1_changes(axes: Axes, grid: xr.Dataset) -> None:
     for name, (colour, label, paper) in marks.items():
         _fitted(axes, line["m"], line[name], colour, paper, label=label)
     axes.set(xlabel=r"width $m$", ylabel="largest change until $T_1$")
-    axes.legend(loc="lower left")
+    _legend(axes, "lower left")
 
 
 def _random_words(axes: Axes, grid: xr.Dataset) -> None:
@@ -175,7 +178,8 @@ def _scores(axes: Axes, grid: xr.Dataset) -> None:
     for name, (colour, label, paper) in marks.items():
         _fitted(axes, line["m"], line[name], colour, paper, label=label)
     axes.set(xlabel=r"width $m$", ylabel=r"change of $W_K^\top W_Q$")
-    axes.legend(loc="lower left")
+    axes.set_ylim(bottom=float(line["random_score"].min()) / 100)
+    _legend(axes, "lower left")
 
 
 def _random_scores(axes: Axes, grid: xr.Dataset) -> None:
@@ -190,7 +194,7 @@ def _generalisation(axes: Axes, grid: xr.Dataset) -> None:
     m = np.unique(line["m"])
     axes.plot(m, 1 / m, color=BLACK, label="training loss, 1/m")
     axes.set(xlabel=r"width $m$", ylabel="loss on fresh sentences")
-    axes.legend(loc="lower left")
+    _legend(axes, "lower left")
 
 
 # ---------------------------------------------------------------------------------------------------------------- helpers
@@ -229,7 +233,7 @@ def _fitted(
     at = np.broadcast_to(x.values[:, None], y.shape)[told]
     values = y.values[told]
     axes.plot(at, values, color=colour, **_DOTS)
-    if np.ptp(at) == 0:
+    if len(np.unique(at)) < 2:
         return
     found, ends = slope(at, values), np.array([at.min(), at.max()])
     middle = np.exp(np.log(at).mean()), np.exp(np.log(values).mean())
@@ -241,9 +245,15 @@ def _fitted(
     )
     if paper is not None:
         axes.plot(ends, middle[1] * (ends / middle[0]) ** paper, **THEORY)
-    axes.legend(loc="best")
+    _legend(axes, "best")
     if at.max() < 1000:
         _sizes(axes, x)
+
+
+def _legend(axes: Axes, where: str) -> None:
+    """A legend, unless too few runs are there to fit anything."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=where)
 
 
 def _sizes(axes: Axes, x: xr.DataArray) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gradflow
 import simulations
 from figures import theory_check as figure
 from gradflow import store
@@ -67,6 +68,24 @@ def test_what_is_known_in_closed_form_comes_out(finished):
 def test_the_figure_is_drawn_from_the_stored_grid(finished, tmp_path):
     (path,) = figure.draw(finished, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_ctrl_c_keeps_and_judges_the_runs_that_are_done(finished, tmp_path, monkeypatch, capsys):
+    flows = iter([gradflow.gradient_flow] * 4)
+
+    def interrupted(*arguments, **options):
+        flow = next(flows, None)
+        if flow is None:
+            raise KeyboardInterrupt
+        return flow(*arguments, **options)
+
+    monkeypatch.setattr(gradflow, "gradient_flow", interrupted)
+    run(dataclasses.replace(TINY, out=tmp_path, workers=1))
+    assert "judging the 4 runs that are done" in capsys.readouterr().out
+    part, whole = (
+        store.load(folder, "grid")["T1"].stack(run=("setting", "seed")).values for folder in (tmp_path, finished)
+    )
+    assert np.isfinite(part).sum() == 4 and np.isin(part[np.isfinite(part)], whole).all()
 
 
 def test_settings_differ_from_the_base_in_one_value_and_L_takes_n_along():
