@@ -113,6 +113,9 @@ _LONG_NAMES = {
 }  # fmt: skip
 # over S0 t, at the save points, for pictures
 CURVES = ("loss", "R", "s2_over_s3")
+# changes of attention, which is of order 1, below which they are rounding: they count as not measured
+ROUNDING = 1e-13
+_OF_ATTENTION = ("initial_attention", "change_attention_until_T1", "signal_attention", "change_attention")
 
 
 def summary(run: xr.Dataset) -> dict[str, float]:
@@ -133,7 +136,8 @@ def summary(run: xr.Dataset) -> dict[str, float]:
         seen |= {"T1": t1, "T_half": half.time if half.happened else np.inf}
         seen |= {"peak_over_T1": events["one-signal peak"].time / t1}
         seen |= _until_T1(run, t1) | _signals(run, t1) | _balance(run, t1) | _loss(run, t1) | _attention(run, t1)
-    return {name: float(value) for name, value in seen.items()}
+    seen = {name: float(value) for name, value in seen.items()}
+    return seen | {name: np.nan for name in _OF_ATTENTION if abs(seen.get(name, 0)) < ROUNDING}
 
 
 def _until_T1(run: xr.Dataset, t1: float) -> dict[str, object]:

@@ -195,10 +195,14 @@ def trends(entry: Entry, ratio: xr.DataArray, scale: xr.DataArray) -> list[Trend
     places = np.stack([ratio[name].values for name in COORDINATES], axis=1)
     places[:, 0] /= places[:, 1] - 2
     values, unit, made = ratio.values, scale.values[:, 0], []
+    usable = np.isfinite(values) & (values > 0)
     for column, coordinate in enumerate(COORDINATES):
         _, same = np.unique(np.delete(places, column, axis=1), axis=0, return_inverse=True)
-        for line in (np.flatnonzero(same == group) for group in np.unique(same)):
-            seeds = (np.isfinite(values[line]) & (values[line] > 0)).all(axis=0)
+        for group in np.unique(same):
+            line = np.flatnonzero((same == group) & (usable.mean(axis=1) > 0.5))
+            if not line.size:
+                continue
+            seeds = usable[line].all(axis=0)
             named = {"start": False, "readout": np.ptp(unit[line]) > 1e-9 * unit[line].max()}.get(coordinate, True)
             x = places[line, column]
             tells = len(x) >= LEAST_VALUES and x.max() >= LEAST_SPAN * x.min() and seeds.sum() >= LEAST_SEEDS

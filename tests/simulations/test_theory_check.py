@@ -14,6 +14,7 @@ import simulations
 from figures import theory_check as figure
 from gradflow import store
 from gradflow.errors import InputError
+from gradflow.observe.scaling import ROUNDING
 from gradflow.theory.ledger import ledger
 from gradflow.theory.statements import ENTRIES
 from simulations.theory_check import PRESETS, run, settings
@@ -63,6 +64,12 @@ def test_what_is_known_in_closed_form_comes_out(finished):
     np.testing.assert_allclose(small["initial_rate"] / unit, 1 / 6, rtol=5 * (2 / 256) ** 0.5)  # S within 5 deviations
     changes = small.sortby("m")["change_A_until_T1"].mean("seed").values
     np.testing.assert_allclose(np.diff(np.log(changes)) / np.log(4), -1.5, atol=0.1)
+
+
+def test_a_change_of_attention_below_rounding_is_not_measured(finished):
+    attention = store.load(finished, "grid")["change_attention_until_T1"]
+    assert not (attention < ROUNDING).any()
+    assert np.isfinite(attention[attention["start"].values == 0.5]).all()
 
 
 def test_the_figure_is_drawn_from_the_stored_grid(finished, tmp_path):
