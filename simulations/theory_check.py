@@ -140,9 +140,9 @@ def run(config: Config) -> None:
     store.save_claims(folder, claims)
     (folder / "ledger.md").write_text(table(verdicts) + "\n")
     picture = write(one_page(stacked, verdicts), folder / "one_page.png")
-    print(
-        f"{table(verdicts)}\n\n{claims_of.summary(claims)}\nIn {folder}: grid.nc, claims.json, ledger.md, {picture.name}"
-    )
+    for verdict in verdicts:
+        print(f"{verdict.entry.source}: {verdict.entry.name}\n    {verdict.text}")
+    print(f"\n{claims_of.summary(claims)}\nIn {folder}: grid.nc, claims.json, ledger.md (with numbers), {picture.name}")
 
 
 if __name__ == "__main__":
