@@ -27,7 +27,7 @@ class Config:
     """random networks of every width"""
     widths: tuple[int, ...] = (256, 1024, 4096, 16384, 65536, 262144)
     """their attention widths m, ascending"""
-    sentences: tuple[int, ...] = (6, 12)
+    sentences: tuple[int, ...] = (12,)
     """their numbers of training sentences, ascending multiples of 6"""
     samples: tuple[int, ...] = (60, 600, 6000, 60_000, 600_000, 6_000_000)
     """further numbers of training sentences, for the orbit flows alone"""
@@ -37,7 +37,7 @@ class Config:
     """neurons of the MLP"""
     end: float = 100.0
     """until when flows are compared, in S0 t: time in units of the readout's initial rate"""
-    grid: tuple[int, int] = (15, 9)
+    grid: tuple[int, int] = (13, 8)
     """points of the phase diagram, at most: numbers of samples, 12 to 6 000 000, and sentence lengths, 3 to 100"""
     late: float = 1e8
     """where the phase diagram's flows end, in S0 t"""
@@ -45,7 +45,7 @@ class Config:
 
 PRESETS = {
     "small": Config(),
-    "large": Config(preset="large", seeds=20, sentences=(6, 12, 24, 48), grid=(41, 25)),
+    "large": Config(preset="large", seeds=20, sentences=(6, 12, 24), grid=(41, 25)),
 }
 
 

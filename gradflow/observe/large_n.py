@@ -32,7 +32,7 @@ from gradflow.tasks.cooccurrence import CLASS_NAMES, CLASS_SHARES, LABELS, CoOcc
 
 EXPONENTS = (0.5, 1.0)
 POPULATION = np.inf
-TIGHT = dict(method="dopri8", rtol=1e-11)  # below what n = 6 000 000 samples leave of the distance to the population
+TIGHT = 1e-11  # tolerance, below what n = 6 000 000 samples leave of the distance to the population
 
 
 def random_flows(
@@ -87,7 +87,7 @@ def orbit_flows(
 
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(start(exponent, m) for exponent, m, _ in members))
     _, m, n = np.array(members, float).T
-    run = _followed(orbits, states, orbits.classes(n, L), m, m1, times, Seen(orbits.loss), **TIGHT)
+    run = _followed(orbits, states, orbits.classes(n, L), m, m1, times, Seen(orbits.loss), method="dopri8", rtol=TIGHT)
     coords = {"exponent": list(EXPONENTS), "width": list(widths), "samples": list(samples), "time": times}
     labelled = _labelled(run.states, coords).assign_attrs(L=L, m1=m1)
 
@@ -96,7 +96,7 @@ def orbit_flows(
     batch, width = CoOccurrence(checked, L, d).sample(jax.random.key(0)), Width(float(widths[0]), float(m1))
     whole = gradient_flow(
         coupled.loss, start(*first[:2], d), batch, width,
-        times=times[[0, -1]] / widths[0], field=coupled.field, show_progress=False, **TIGHT,
+        times=times[[0, -1]] / widths[0], field=coupled.field, method="DOP853", rtol=TIGHT,
     )  # fmt: skip
     _require_complete(whole)
     distance = _apart(whole.final, orbits.expand(of_orbits, batch, d))
@@ -112,7 +112,7 @@ def diagram(*, samples: Sequence[int], lengths: Sequence[int], m: int, m1: int, 
     n, L = (grid.ravel() for grid in np.meshgrid(samples, lengths, indexing="ij"))
     starts = [coupled.infinite_width_start(m=m, m1=m1, d=orbits.WORDS, L=int(length)) for length in L]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    run = _followed(orbits, states, orbits.classes(n, L), np.full(n.size, float(m)), m1, times, _margins)
+    run = _followed(orbits, states, orbits.classes(n, L), np.full(n.size, float(m)), m1, times, _margins, rtol=1e-7)
     margin = np.moveaxis(run.states, 0, 1)
     s = CLASS_SHARES / (1 + np.exp(margin))
     R = (s[..., 1] + s[..., 2] + s[..., 3] - s[..., 0]) / (s[..., 0] - s[..., 1])

@@ -9,13 +9,13 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from gradflow.observe.large_n import POPULATION, distance
-from gradflow.plotting.style import BLUE, DISCRETE, GREEN, ORANGE, THEORY, panels, write
-from gradflow.theory import max_margin
+from gradflow.plotting.style import BLUE, DISCRETE, GREEN, ORANGE, PINK, THEORY, panels, write
+from gradflow.theory import four_point, max_margin
 from gradflow.theory.discretisation import slope
 from gradflow.theory.large_n import MANY_SAMPLES, exponent, from_population, limits
 
 _SCALES = {0.5: (ORANGE, r"$\sigma_0 \propto m^{-1/2}$, the theorems'"), 1.0: (BLUE, r"$\sigma_0 \propto m^{-1}$")}
-_LEVELS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.4, 1.45, 1.49)
+_LEVELS = (0.5, 1.0, 1.4, 1.49, 1.499, 1.4999)
 
 
 def draw_all(random: xr.Dataset, orbits: xr.Dataset, diagram: xr.Dataset, folder: Path) -> list[Path]:
@@ -25,60 +25,71 @@ def draw_all(random: xr.Dataset, orbits: xr.Dataset, diagram: xr.Dataset, folder
 
 
 def convergence(random: xr.Dataset, orbits: xr.Dataset) -> Figure:
-    """Distance of random networks from the orbit flow against the width, and of both from the population against n."""
+    """Distance of random networks from the flow of the mean start against the width, and of both from the population against n."""
     with panels(1, 2, width=10.4, height=4.2) as (figure, (left, right)):
         _against_width(left, random, orbits)
         _against_samples(right, random, orbits)
         return figure
 
 
+def phase_diagram(diagram: xr.Dataset) -> Figure:
+    """Where R ends over n and L, with the predicted contours; and its distance from R*, which stays on the border."""
+    n, L, end = diagram["samples"].values, diagram["L"].values, float(diagram["time"][-1])
+    R, limit = (each.transpose("L", "samples").values for each in (diagram["R"].isel(time=-1), limits(diagram)))
+    decades = f"$S_0 t = 10^{{{np.log10(end):.0f}}}$"
+    with panels(1, 2, width=10.8, height=4.4, sharey=True) as (figure, (left, right)):
+        _map(left, n, L, np.maximum(four_point.LIMIT_R - R, 1e-6), "YlGnBu", (1e-5, 10), f"$3/2 - R$ at {decades}")
+        _map(right, n, L, abs(R - limit), "magma", (1e-5, 2e-2), f"$|R - R^*|$ at {decades}")
+        fine_n, fine_L = np.geomspace(n[0], n[-1], 90), np.geomspace(L[0], L[-1], 45)
+        predicted = [[max_margin.class_limits(each, length).R for each in fine_n] for length in fine_L]
+        lines = left.contour(fine_n, fine_L, predicted, levels=_LEVELS, colors="black", linewidths=0.8)
+        left.clabel(lines, fontsize=8, fmt="%g")
+        left.plot([], [], color="black", linewidth=0.8, label="$R^*$, predicted")
+        for axes in (left, right):
+            axes.plot(max_margin.least_samples(fine_L), fine_L, color=ORANGE, linewidth=2, label="border: $I_4$ tight")
+            axes.plot(fine_L**2, fine_L, color=PINK, linestyle="--", linewidth=1.6, label="$n = L^2$, Condition 1")
+            axes.set(xlim=_edges(n)[[0, -1]], ylim=_edges(L)[[0, -1]], xlabel="training sentences $n$")
+        left.set(ylabel="words in a sentence, $L$", title="Balance of gradients at the end")
+        right.set_title("Distance from the predicted balance")
+        left.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+        return figure
+
+
 def _against_width(axes: Axes, random: xr.Dataset, orbits: xr.Dataset) -> None:
     n, widths = random["samples"].values[-1], random["width"].values
-    for power, (colour, label) in _SCALES.items():
+    for (power, (colour, label)), aside in zip(_SCALES.items(), (1 / 1.09, 1.09), strict=True):  # both start alike
         chosen = {"samples": n, "exponent": power}
         apart = distance(random.sel(chosen), orbits.sel(chosen), "G")
-        shift = 1.09 if power == 1.0 else 1 / 1.09  # side by side where both start alike
         for each in apart.transpose("seed", "width").values:
-            axes.plot(widths * shift, each, color=colour, alpha=0.6, **DISCRETE)
+            axes.plot(widths * aside, each, color=colour, alpha=0.6, **DISCRETE)
         found, error = exponent(apart)
-        name = rf"{label}: slope ${found:.3f} \pm {error:.3f}$"
-        axes.plot(widths, apart.median("seed").transpose("width").values, color=colour, label=name)
-    axes.plot(widths, apart.median("seed").values[0] * (widths / widths[0]) ** -0.5, label="slope $-1/2$", **THEORY)
+        median = apart.median("seed").values
+        axes.plot(widths, median, color=colour, label=rf"{label}: slope ${found:.3f} \pm {error:.3f}$")
+    axes.plot(widths, median[0] * (widths / widths[0]) ** -0.5, label="slope $-1/2$", **THEORY)
     axes.set(xscale="log", yscale="log", xlabel="attention width $m$", ylabel=r"largest $|G - G_\mathrm{mean\ start}|$")
     axes.set_title(f"Random networks against the mean start, $n = {n:g}$")
+    axes.set_ylim(bottom=axes.get_ylim()[0] / 3)  # room for the legend
     axes.legend(loc="lower left")
 
 
 def _against_samples(axes: Axes, random: xr.Dataset, orbits: xr.Dataset) -> None:
     by_n = from_population(orbits, "G").sel(exponent=1.0).isel(width=-1)
     many = by_n.sel(samples=by_n["samples"] >= MANY_SAMPLES)
-    found = slope(many["samples"].values, many.values)
-    axes.plot(by_n["samples"], by_n, color=GREEN, marker="s", markersize=3.5, label=f"mean start: slope ${found:.4f}$")
-    axes.plot(
-        many["samples"],
-        1.6 * many.values[0] * (many["samples"].values / many["samples"].values[0]) ** -1.0,
-        label="slope $-1$",
-        **THEORY,
-    )
-    apart = distance(random.sel(exponent=1.0), orbits.sel(exponent=1.0, samples=POPULATION), "G")
-    start = distance(random.sel(exponent=1.0), orbits.sel(exponent=1.0), "G").median("seed").isel(samples=-1)
-    for each, colour in ((0, ORANGE), (-1, BLUE)):
-        m = int(random["width"][each])
-        axes.plot(
-            apart["samples"].values.repeat(apart["seed"].size),
-            apart.isel(width=each).transpose("samples", "seed").values.ravel(),
-            color=colour, label=f"random networks, $m = {m}$", **DISCRETE,
-        )  # fmt: skip
-        axes.axhline(float(start[each]), color=colour, linewidth=1, linestyle=":")
-        axes.annotate(
-            f"what a random start adds at $m = {m}$",
-            (1, float(start[each])),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color=colour,
-        )
+    n = many["samples"].values
+    label = f"mean start: slope ${slope(n, many.values):.4f}$" if n.size > 1 else "mean start"
+    axes.plot(by_n["samples"], by_n, color=GREEN, marker="s", markersize=3.5, label=label)
+    if n.size:
+        axes.plot(n, 1.7 * many.values[0] * n[0] / n, label="slope $-1$", **THEORY)
+    wide = random.sel(exponent=1.0)
+    from_mean = distance(wide, orbits.sel(exponent=1.0), "G").isel(samples=-1).median("seed")
+    apart = distance(wide, orbits.sel(exponent=1.0, samples=POPULATION), "G").transpose("width", "samples", "seed")
+    for each, colour, x, side in ((0, ORANGE, 0.99, "right"), (-1, BLUE, 0.01, "left")):
+        m, added = int(random["width"][each]), float(from_mean[each])
+        of_each = apart["samples"].values.repeat(apart["seed"].size)
+        axes.plot(of_each, apart[each].values.ravel(), color=colour, label=f"random networks, $m = {m}$", **DISCRETE)
+        axes.axhline(added, color=colour, linewidth=1, linestyle=":")
+        axes.annotate(f"a random start at $m = {m}$ adds", (x, added), xycoords=("axes fraction", "data"),
+            ha=side, va="bottom", fontsize=8, color=colour)  # fmt: skip
     axes.set(
         xscale="log", yscale="log", xlabel="training sentences $n$", ylabel=r"largest $|G - G_\mathrm{population}|$"
     )
@@ -86,23 +97,15 @@ def _against_samples(axes: Axes, random: xr.Dataset, orbits: xr.Dataset) -> None
     axes.legend(loc="lower left")
 
 
-def phase_diagram(diagram: xr.Dataset) -> Figure:
-    """R at the end over n and L with its limit's contours, and its distance from that limit, which is slow on the border."""
-    measured, limit = diagram["R"].isel(time=-1), limits(diagram)
-    end = float(diagram["time"][-1])
-    with panels(1, 2, width=11.0, height=4.4, sharey=True) as (figure, (left, right)):
-        image = left.pcolormesh(measured["samples"], measured["L"], measured.values.T, cmap="viridis", vmin=0, vmax=1.5)
-        figure.colorbar(image, ax=left, label=f"$R$ at $S_0 t$ = {end:.0e}")
-        n, L = np.geomspace(*measured["samples"].values[[0, -1]], 90), np.geomspace(*measured["L"].values[[0, -1]], 45)
-        predicted = [[max_margin.class_limits(each, length).R for each in n] for length in L]
-        lines = left.contour(n, L, predicted, levels=_LEVELS, colors="white", linewidths=0.9)
-        left.clabel(lines, fontsize=7, fmt="%g")
-        off = abs(measured - limit).clip(1e-6)
-        image = right.pcolormesh(off["samples"], off["L"], off.values.T, cmap="cividis", norm=LogNorm(1e-6, 3e-2))
-        figure.colorbar(image, ax=right, label=r"$|R - R^*|$", extend="both")
-        for axes in (left, right):
-            axes.plot(max_margin.least_samples(L), L, color=ORANGE, label="border")
-            axes.set(xscale="log", yscale="log", xlabel="training sentences $n$")
-            axes.grid(False)
-        left.set_ylabel("words in a sentence, $L$")
-        return figure
+def _map(axes: Axes, n: np.ndarray, L: np.ndarray, values: np.ndarray, cmap: str, range_: tuple, label: str) -> None:
+    """Values over n and L as cells that meet half-way on the log axes."""
+    cells = axes.pcolormesh(_edges(n), _edges(L), values, cmap=cmap, norm=LogNorm(*range_), rasterized=True)
+    axes.figure.colorbar(cells, ax=axes, label=label, extend="both")
+    axes.set(xscale="log", yscale="log")
+    axes.grid(False)
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    logs = np.log(values)
+    middles = (logs[1:] + logs[:-1]) / 2
+    return np.exp(np.concatenate([[2 * logs[0] - middles[0]], middles, [2 * logs[-1] - middles[-1]]]))

@@ -59,13 +59,28 @@ def _exact(orbits: xr.Dataset) -> list[Claim]:
 
 
 def _width(random: xr.Dataset, orbits: xr.Dataset) -> list[Claim]:
-    made, n = [], random["samples"].values[-1]
-    for power, scale in ((0.5, "sigma0 ~ m^-1/2"), (1.0, "sigma0 ~ m^-1")):
+    n, m = random["samples"].values[-1], int(random["width"][-1])
+    G0 = random["G"].sel(samples=n, exponent=0.5).isel(width=-1, time=0)
+    size, of_size = float((G0**2).mean() ** 0.5), 0.5 / random.attrs["L"] ** 0.5
+    made = [
+        near(
+            f"sigma0 ~ m^-1/2: G(0) of the signals at m = {m}, root mean square", "mean start", of_size, size,
+            3 * of_size / (2 * G0.size) ** 0.5, "three standard errors of as many Gaussian numbers",
+        )
+    ]  # fmt: skip
+    # G(0) keeps its size, and beside it are parts that shrink like m^-1/2: if as large at the least width, they tilt the line by this
+    widths = random["width"].values
+    tilt = abs(slope(widths, np.sqrt(1 + widths[0] / widths)))
+    cases = (
+        (0.5, "sigma0 ~ m^-1/2", tilt, "the 99.9 % confidence interval over seeds, and the tilt of parts that shrink"),
+        (1.0, "sigma0 ~ m^-1", 0.0, "the 99.9 % confidence interval over seeds"),
+    )
+    for power, scale, more, why in cases:
         for quantity, words in QUANTITIES.items():
             chosen = {"samples": n, "exponent": power}
-            found, within = exponent(distance(random.sel(chosen), orbits.sel(chosen), quantity), 0.999)
-            name, why = f"{scale}: exponent of the width, {words}", "the 99.9 % confidence interval over seeds"
-            made.append(near(name, "mean start", 0.5 - power, found, within, why))
+            found, error = exponent(distance(random.sel(chosen), orbits.sel(chosen), quantity), 0.999)
+            name = f"{scale}: exponent of the width, {words}"
+            made.append(near(name, "mean start", 0.5 - power, found, error + more, why))
     return made
 
 
@@ -90,49 +105,31 @@ def _both(random: xr.Dataset, orbits: xr.Dataset) -> list[Claim]:
 
 def _late(diagram: xr.Dataset) -> list[Claim]:
     n, L, tau = (diagram[name].values for name in ("samples", "L", "time"))
-    R, limit, late = diagram["R"], limits(diagram), tau >= LATE
-    enough = late.sum() > 2
-    off = abs(R.isel(time=-1) - limit)
-    clear = abs(np.log(n[:, None] / max_margin.least_samples(L))) >= np.log(CLEAR) * (1 - 1e-9)
-    constants = [
-        max_margin.border_constant(border, each) for border, each in zip(max_margin.least_samples(L), L, strict=True)
-    ]
+    border = max_margin.least_samples(L)
+    largest = max(map(max_margin.border_constant, border, L))
+    off, clear = abs(diagram["R"].isel(time=-1) - limits(diagram)), abs(np.log(n[:, None] / border)) >= np.log(CLEAR)
+    T1 = diagram["T1"].isel(samples=-1).values
+    farthest = float(T1[np.argmax(abs(T1 - four_point.ALL_RIGHT_TAU))])
+    source, long, many = "max-margin limit", bool(tau[-1] > 10 * LATE), bool(n[-1] >= 1e4 * L[-1])
     made = [
         at_most(
-            f"|R - R*| at the end, n a factor of {CLEAR:g} and more off the border", "max-margin limit", "-> 0",
-            float(off.where(clear).max()), 1e-3, "corrections fall like a power of time", enough,
+            f"|R - R*| at the end, n a factor of {CLEAR:g} and more off the border", source, "-> 0",
+            float(off.where(clear).max()), 1e-3, "corrections fall like a power of time", long,
         ),
         at_most(
-            "|R - R*| log(S0 t) at the end, anywhere", "max-margin limit", f"<= {max(constants):.3g}, on the border",
-            float(off.max() * np.log(tau[-1])), 1.1 * max(constants), "10 %: the next order in 1/log", enough,
+            "|R - R*| log(S0 t) at the end, anywhere", source, f"<= {largest:.3g}, on the border",
+            float(off.max() * np.log(tau[-1])), 1.1 * largest, "10 %: the next order in 1/log", long,
         ),
         near(
-            f"T1 at n = {n[-1]}, all L (the farthest)", "four-point flow", four_point.ALL_RIGHT_TAU,
-            _farthest(diagram["T1"].isel(samples=-1).values, four_point.ALL_RIGHT_TAU), 0.01, "random words pull like L / n",
-            bool(n[-1] >= 1e4 * L[-1]),
+            f"T1 at n = {n[-1]}, the farthest of all L", "four-point flow", four_point.ALL_RIGHT_TAU,
+            farthest, 0.01, "random words pull like L / n", many,
         ),
     ]  # fmt: skip
     if ON_BORDER[0] in n and ON_BORDER[1] in L:
-        # 1 / (R - R*) = (log tau + what the start adds) / c
-        inverse = 1 / (
-            R.sel(samples=ON_BORDER[0], L=ON_BORDER[1]).values[late]
-            - limit.sel(samples=ON_BORDER[0], L=ON_BORDER[1]).item()
-        )
-        found = 1 / np.polyfit(np.log(tau[late]), inverse, 1)[0] if enough else np.nan
-        name = "R - R* is c / log(S0 t) on the border, n = 12, L = 3: c"
-        made.append(
-            near(
-                name,
-                "max-margin limit",
-                max_margin.border_constant(*ON_BORDER),
-                found,
-                0.005,
-                "3 %: the next order in 1/log",
-                enough,
-            )
-        )
+        constant, late = max_margin.border_constant(*ON_BORDER), tau >= LATE
+        above = diagram["R"].sel(samples=ON_BORDER[0], L=ON_BORDER[1]).values - max_margin.class_limits(*ON_BORDER).R
+        # R - R* = c / (log tau + what the start adds), so the inverse has slope 1/c
+        found = 1 / np.polyfit(np.log(tau[late]), 1 / above[late], 1)[0] if long else np.nan
+        name = "c of R - R* = c / log(S0 t) on the border, n = {}, L = {}".format(*ON_BORDER)
+        made.append(near(name, source, constant, found, 0.05 * constant, "5 %: the next order in 1/log", long))
     return made
-
-
-def _farthest(values: np.ndarray, expected: float) -> float:
-    return float(values[np.argmax(abs(values - expected))])
