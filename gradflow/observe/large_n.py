@@ -4,7 +4,7 @@
     orbit_flows     from the mean start, by the orbit reduction, on any number of samples up to the population
     diagram         the same over numbers of samples and lengths of sentences, for long times
 
-Unique random words throughout, so a training set is its n and L. Time is S0 t, S0 = sigma1^2 m m1 the mean of S at the start.
+Unique random words throughout, so a training set is its n and L, but for the words' names. Time is S0 t, S0 = sigma1^2 m m1 the mean of S at the start.
 All three follow their members as one ensemble. sigma1 = 1 / sqrt(m1), and sigma0 falls with the width as m^-exponent:
 
     exponent 1/2    the theorems' sigma0 = 1 / (2 sqrt(L m)): G(0) ~ sigma0 sigma1 sqrt(m m1) does not shrink
@@ -68,7 +68,8 @@ def random_flows(
         batches = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (m.size, *leaf.shape)), batch)
         run = _followed(coupled, fewer, batches, m, m1, times, Seen(coupled.loss))
         parts.append(_labelled(run.states, {**coords, "time": times}))
-    return xr.concat(parts, xr.Variable("samples", np.array(sentences, float))).assign_attrs(L=L, m1=m1)
+    samples = xr.Variable("samples", np.array(sentences, float), _described(_COORDS["samples"]))
+    return xr.concat(parts, samples).assign_attrs(L=L, m1=m1)
 
 
 def orbit_flows(

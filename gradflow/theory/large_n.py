@@ -18,6 +18,7 @@ from gradflow.theory.discretisation import slope
 
 QUANTITIES = {"G": "G of the signals", "loss": "the loss", "change_A": "the signals' scores (relative change)"}
 MANY_SAMPLES = 600  # from as many on, the power of the samples is read
+TELLING = 0.25  # a confidence interval of an exponent that is wider cannot tell -1/2 from 0
 LATE = 1e4  # from S0 t as large on, the power of its logarithm
 CLEAR = 2.0  # the factor between a number of samples and the border's from which on R* is expected sharp
 ON_BORDER = (12, 3)  # the one training set that lies on the border exactly
@@ -80,7 +81,7 @@ def _width(random: xr.Dataset, orbits: xr.Dataset) -> list[Claim]:
             chosen = {"samples": n, "exponent": power}
             found, error = exponent(distance(random.sel(chosen), orbits.sel(chosen), quantity), 0.999)
             name = f"{scale}: exponent of the width, {words}"
-            made.append(near(name, "mean start", 0.5 - power, found, error + more, why))
+            made.append(near(name, "mean start", 0.5 - power, found, error + more, why, error < TELLING))
     return made
 
 

@@ -60,7 +60,7 @@ def _from_duals(s: Float[np.ndarray, " 4"], w: np.ndarray, direction: np.ndarray
     )
 
 
-def unique_words_limits(n: int, L: int) -> Limits:
+def unique_words_limits(n: float, L: int) -> Limits:
     """R* = (3n - 2L) / (2n + 4L - 6); rho = s1/s2 = (2 + R)/(1 + R); L tau -> (rho + 2)/kappa, kappa = (R - 1)/(1 + R) + 6 (L - 2)/n.
 
     True while class I4 (neither signal) is right with room to spare: its margin -w3 = (2 - rho)/kappa must be at least 1, that is
