@@ -18,7 +18,7 @@ from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
 from simulations.large_n import PRESETS, run
 
 TINY = dataclasses.replace(
-    PRESETS["small"], seeds=6, widths=(64, 1024, 16384), sentences=(6,), samples=(60, 600, 6000), L=3, m1=4, grid=(4, 2)
+    PRESETS["small"], seeds=6, widths=(64, 1024, 16384), samples=(60, 600, 6000), m1=4, grid=(4, 2)
 )
 
 
@@ -53,30 +53,36 @@ def test_a_random_network_is_a_flow_of_the_coupled_system_from_its_own_start(dat
     """One member by the general solver: at the theorems' sigma0 it is the draw of its key."""
     times = datasets["random"]["time"].values[[0, -1]]
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 1024), 6)[2]
-    d = least_vocabulary(6, 3)
-    start = coupled.draw(key, m=1024, m1=4, d=d, L=3)
+    d = least_vocabulary(12, 4)
+    start = coupled.draw(key, m=1024, m1=4, d=d, L=4)
     alone = gradient_flow(
-        coupled.loss, start, CoOccurrence(6, 3, d).sample(jax.random.key(0)), Width(1024.0, 4.0),
+        coupled.loss, start, CoOccurrence(12, 4, d).sample(jax.random.key(0)), Width(1024.0, 4.0),
         times=times / 1024, field=coupled.field, method="DOP853", rtol=1e-9, show_progress=False,
     )  # fmt: skip
-    member = datasets["random"].sel(samples=6, exponent=0.5, width=1024, seed=2).isel(time=-1)
+    member = datasets["random"].sel(samples=12, exponent=0.5, width=1024, seed=2).isel(time=-1)
     np.testing.assert_allclose(member["G"], alone.final.G[:3], atol=1e-4)  # rtol = 1e-6 over some fifty steps
     np.testing.assert_allclose(member["change_A"], (alone.final.A - start.A)[:3, :3], atol=1e-6)
 
 
 def test_the_population_of_fifteen_words_is_that_of_three(datasets):
     found = datasets["orbits"].sel(samples=np.inf, exponent=0.5, width=1024)
-    start = coupled.infinite_width_start(m=1024, m1=4, d=orbits.POPULATION_WORDS, L=3)
+    start = coupled.infinite_width_start(m=1024, m1=4, d=orbits.POPULATION_WORDS, L=4)
     alone = gradient_flow(
-        orbits.loss, start, orbits.classes(np.inf, 3), Width(1024.0, 4.0),
+        orbits.loss, start, orbits.classes(np.inf, 4), Width(1024.0, 4.0),
         times=found["time"].values / 1024, field=orbits.field, method="DOP853", rtol=1e-11, show_progress=False,
     )  # fmt: skip
     np.testing.assert_allclose(found["G"], alone.states.G, atol=1e-8)
     np.testing.assert_allclose(found["loss"], alone.loss, atol=1e-9)
 
 
+def test_the_exponents_start_alike_at_the_least_width_and_shrink_by_another_root_of_it(datasets):
+    start = datasets["random"].isel(time=0, samples=0)["G"]
+    shrunk = start.sel(exponent=0.5) * (64 / start["width"]) ** 0.5
+    np.testing.assert_allclose(start.sel(exponent=1.0), shrunk.transpose("width", "seed", "signal"), rtol=1e-12)
+
+
 def test_distances_are_the_largest_over_time(datasets):
-    random, means = (datasets[name].sel(samples=6, exponent=1.0, width=64) for name in ("random", "orbits"))
+    random, means = (datasets[name].sel(samples=12, exponent=1.0, width=64) for name in ("random", "orbits"))
     G, mean = random["G"].sel(seed=3).values, means["G"].values
     assert float(distance(random, means, "G").sel(seed=3)) == pytest.approx(np.linalg.norm(G - mean, axis=1).max())
     A, mean = random["change_A"].sel(seed=3).values, means["change_A"].values
