@@ -2,7 +2,7 @@
 
 Word co-occurrence with unique random words, L = 4, m = 1024, m1 = 32, from the mean start, S0 = |u|^2 there: one flow in 236
 numbers from S0 t = 0.01 to S0 t = 1e8 in 241 save points at n = 60 and at n = 6 000 000, and 256 of them as one ensemble.
-The coupled system's size is that of the vocabulary, 143 words at n = 60 and 563 at n = 240; it is timed until S0 t = 100.
+The coupled system's size is that of the vocabulary, 103 words at n = 60 and 403 at n = 240; it is timed until S0 t = 100.
 
 Targets: an evaluation of the velocity takes at most 1.2 times as long at n = 6 000 000 as at n = 60 (the flow of many samples is
 another one, and takes more steps); and at n = 60 all variables agree with the coupled system to 1e-9 of their largest entry.
