@@ -52,7 +52,7 @@ def worked_field(
 
 
 def with_and_without(
-    given: Groups, L: float, *, times: Float[np.ndarray, " T"], n=np.inf, m1=1.0, rtol: float = 1e-6
+    given: Groups, L: float, *, times: Float[np.ndarray, " T"], n=np.inf, m1=1.0, rtol: float = 1e-5
 ) -> xr.Dataset:
     """Train members with these numbers (see `theory.attention`), arrays of one length, with attention and with attention frozen.
 

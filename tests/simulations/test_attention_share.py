@@ -114,7 +114,7 @@ def test_the_border_is_where_the_predicted_score_is_one_half():
 def test_late_scores_grow_like_the_squared_logarithm():
     """The largest score and that against mu3, per phi / (m m1): C ln^2 tau with C = (7/L)(2 - 1/L) and (6/L)(1 + 2/L)."""
     logarithms = np.log([1e30, 1e60])
-    J = np.stack([theory.pushed(tau, 5.0, np.array([1e-200]))[0] for tau in (1e30, 1e60)])
+    J = np.stack([theory.pushed(tau, 5.0, 1e-200) for tau in (1e30, 1e60)])
     for (key, query), C in {(1, 0): 7 / 5 * (2 - 1 / 5), (2, 0): -6 / 5 * (1 + 2 / 5)}.items():
         slope = np.diff(np.sqrt(np.abs(2 * J[:, key, query]))) / np.diff(logarithms)  # 2 J = C ln^2 tau + O(ln tau)
         assert slope[0] ** 2 == pytest.approx(abs(C), rel=0.02) and np.sign(J[0, key, query]) == np.sign(C)
