@@ -3,7 +3,7 @@
 from pathlib import Path
 
 RUN = "large_n"
-SIMULATION = ("large_n", "--preset", "large")
+SIMULATION = ("large_n", "--preset", "small")
 
 
 def draw(run: Path, out: Path) -> list[Path]:

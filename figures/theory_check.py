@@ -3,7 +3,7 @@
 from pathlib import Path
 
 RUN = "theory_check"
-SIMULATION = ("theory_check", "--preset", "paper")
+SIMULATION = ("theory_check", "--preset", "small")
 
 
 def draw(run: Path, out: Path) -> list[Path]:

@@ -137,11 +137,14 @@ def test_from_the_shell_bad_input_is_one_line_and_exit_code_2(tmp_path):
 def test_ctrl_c_keeps_what_was_done(tmp_path):
     command = _command("--steps=2000000000", f"--out={tmp_path}")
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "infinite_width.nc").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(6)  # into the descent
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "infinite_width.nc").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(6)  # into the descent
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()  # it has two thousand million steps to go
     assert process.returncode == 2 and "interrupted" in errors and "Traceback" not in errors
     assert store.load(tmp_path, "descent").sizes["time"] > 3
