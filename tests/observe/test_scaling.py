@@ -44,7 +44,7 @@ def made_up() -> xr.Dataset:
         -0.9 * x + 0.1,
         0.4 * x,
         0.1 * x,
-        0 * x,
+        20 * y**4,
         -0.3 * x,
         0 * x,
     ]
@@ -65,13 +65,13 @@ def made_up() -> xr.Dataset:
     curves |= {
         "change_A": bump,
         "change_A_random": 0.013 * x,
-        "change_attention": 0.05 * x,
+        "change_attention": 0.05 * x + y**4,
         "attention_deviation": 0.02 + x,
     }
     curves |= {
         "loss": loss,
         "generalisation_loss": 3 * loss**0.5,
-        "R": 1.6 - 2.4 * y + 6 * y**2,
+        "R": np.where(y < 0.6, 1.6 - 2.4 * y + 6 * y**2, 0.5),
         "s2_over_s3": s[:, 1] / s[:, 2],
     }
     curves |= {"S": 5 - 2 * x + x**2 / 2, "readout_rate": (5 - 2 * x + x**2 / 2) * (1 + 0.1 * x)}
@@ -115,7 +115,7 @@ BY_HAND = {
     "T_half": T1 * (0.55 / 0.35 - 1),  # 0.4 - 0.55 y = 0.05
     "G12_at_T1": 2 * LOG_2 - 0.5,
     "minus_G3_at_T1": 3 * LOG_2 + 0.2,
-    "G_random_at_T1": 0.9 * LOG_2 - 0.1,
+    "G_random_at_T1": 20 / 16,
     "loss_at_T1": 1 / (1.5 + 0.2 * T1 + 0.3 * T1 * LOG_2),
     "margin_at_2T1": LOG_3 - LOG_2,
     "lemma_4_3_at_T1": 0.125,
@@ -126,7 +126,7 @@ BY_HAND = {
     "change_Gamma_Q_until_T1": 0.3 * LOG_2,
     "change_Gamma_V_until_T1": 0.4 * LOG_2,
     "change_S_until_T1": 5 - S_AT_T1,
-    "change_attention_until_T1": 0.05 * LOG_2,
+    "change_attention_until_T1": 1.0,
     "score_signs": share_after(2 * T1),  # 0.3 > 0.9 y
     "Gamma_V_signs": share_after(3 * T1),  # 4 y < 1
     "order_of_gradients": share_after(3 * T1),  # 4 + 4 y <= 5
@@ -201,7 +201,7 @@ def test_denominators_that_are_not_positive_are_infinite_and_attention_below_rou
     run["dG"][-1, 0] *= -1
     run["G"][-1, 0] *= -1
     run["A"][-1] = run["A"][0] - 1
-    run["change_attention"] *= ROUNDING
+    run["change_attention"] *= ROUNDING / 2
     bad = record(run, np.zeros(1))
     infinite = ("sum_over_gap_12", "sum_over_gap_3", "rate_ratio", "G_ratio", "signal_score_spread")
     assert [bad[name] for name in infinite] == [np.inf] * 5
