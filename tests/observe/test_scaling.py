@@ -62,9 +62,11 @@ def made_up() -> xr.Dataset:
     block = ("time", "key", "query")
     by_class = ("time", "sentence_class")
     curves = {name: 0.1 * k * x for k, name in enumerate(("change_Gamma_K", "change_Gamma_Q", "change_Gamma_V"), 2)}
+    curves["change_Gamma_K"] += 9 * y**4
+    curves["change_Gamma_V"] += 9 * y**4
     curves |= {
         "change_A": bump,
-        "change_A_random": 0.013 * x,
+        "change_A_random": 0.013 * x + y**4,
         "change_attention": 0.05 * x + y**4,
         "attention_deviation": 0.02 + x,
     }
@@ -122,9 +124,9 @@ BY_HAND = {
     "rate_at_T1": 1.0,
     "s2_minus_s3_until_T1": 2.5 / 12,
     "change_A_until_T1": 4 / 27,
-    "change_Gamma_K_until_T1": 0.2 * LOG_2,
+    "change_Gamma_K_until_T1": 9.0,
     "change_Gamma_Q_until_T1": 0.3 * LOG_2,
-    "change_Gamma_V_until_T1": 0.4 * LOG_2,
+    "change_Gamma_V_until_T1": 9.0,
     "change_S_until_T1": 5 - S_AT_T1,
     "change_attention_until_T1": 1.0,
     "score_signs": share_after(2 * T1),  # 0.3 > 0.9 y
@@ -192,6 +194,10 @@ def test_a_run_that_ends_before_2_T1_has_numbers_of_its_start_alone(seen):
     told = {name for name in _LONG_NAMES if np.isfinite(short.get(name, np.nan))}
     assert told == {name for name in BY_HAND if name.startswith("initial")} | {"peak_over_start"}
     assert all(short[name] == seen[name] for name in told)
+
+
+def test_a_run_in_which_not_every_sample_comes_right_says_so_and_is_not_merely_missing():
+    assert record(made_up().sel(time=slice(0.9 * T1)), np.zeros(1))["T1"] == np.inf
 
 
 def test_denominators_that_are_not_positive_are_infinite_and_attention_below_rounding_is_missing():

@@ -155,7 +155,8 @@ def test_a_condition_under_which_nothing_can_be_told_of_a_size_saves_no_claim():
 def test_what_levels_off_is_told_from_powers_and_logarithms(law, levels):
     x = np.array([24.0, 48.0, 96.0, 192.0])
     noise = np.random.default_rng(3).normal(0, 0.003, (10, 4))
-    assert levels_off(x, law(x) * np.exp(noise)) is levels
+    for order in ([0, 1, 2, 3], [3, 1, 2, 0]):
+        assert levels_off(x[order], (law(x) * np.exp(noise))[:, order]) is levels
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.03, 0.1, 0.3])
