@@ -57,7 +57,7 @@ _LONG_NAMES = {
     "initial_rate_mu3": "|dG/dt| of mu3 at the start",
     "peak_over_start": "one-signal losses: largest over first",
     "peak_over_T1": "one-signal losses: time of the largest over T1; NaN where they only fall",
-    "T1": "first time that every sample is right",
+    "T1": "first time that every sample is right; infinite where that never is, missing where the run ends before 2 T1",
     "T_half": "T_0.5: from here to T1 Lemma 4.3 holds with C = 0.05; infinite where it never does",
     "G12_at_T1": "smaller of G(mu1), G(mu2) at T1",
     "minus_G3_at_T1": "-G(mu3) at T1",
@@ -131,7 +131,9 @@ def summary(run: xr.Dataset) -> dict[str, float]:
         "initial_rate_mu3": abs(dG[2]),
         "peak_over_start": one_signal.max() / one_signal[0],
     }
-    if events["T1"].happened and run["time"][-1] > 2 * t1 > 0:
+    if not events["T1"].happened:
+        seen["T1"] = np.inf
+    elif run["time"][-1] > 2 * t1 > 0:
         half = events["T0.5"]
         seen |= {"T1": t1, "T_half": half.time if half.happened else np.inf}
         seen |= {"peak_over_T1": events["one-signal peak"].time / t1}

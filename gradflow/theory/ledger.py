@@ -13,10 +13,12 @@ on logarithms for each seed, and the 95 % interval of Student's t for the mean o
     within    every run lies between two given numbers               median over the runs
 
 A trend is told from three values or more that span a factor of 4. It is no growth or fall if it levels off: corrections at finite
-size are of relative order 1/x (the late limits are rational in 1/n), and `levels_off` tells them from powers of x. w is 0.05. A tilde hides powers of logarithms of n L m m1; for one such power w grows by the
-exponent that it has along the trend. A bound whose ratio falls along some trend holds "with room". What fails on the grid is
-tried under each of `CONDITIONS`, then under two at once: "holds only when" names the first under which it holds with at least
-one trend left in every variable. Nothing else enters a verdict.
+size are of relative order 1/x (the late limits are rational in 1/n), and `levels_off` tells them from powers of x and of log x.
+Where it does not and the verdict depends on it, the verdict is that it cannot be told. w is 0.05. A tilde hides powers of
+logarithms of n L m m1; for one such power w grows by the exponent that it has along the trend. A bound whose ratio falls along
+some trend holds "with room". What fails on the grid, or cannot be told from its trends, is tried under each of `CONDITIONS`, then
+under two at once: "holds only when" and "holds when" name the first under which it holds with at least one trend left in
+every variable. Nothing else enters a verdict.
 """
 
 import dataclasses
@@ -27,6 +29,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
+from scipy.stats import f as fisher
 from scipy.stats import t as student
 
 from gradflow.observe.scaling import COORDINATES
@@ -52,20 +55,36 @@ def exponent(x: np.ndarray, values: np.ndarray) -> Exponent:
     return Exponent(float(slopes.mean()), float(slopes.mean() - half), float(slopes.mean() + half))
 
 
-def levels_off(x: np.ndarray, values: np.ndarray) -> bool:
-    """Whether `values` (seed, x) are c (1 + b/x)^k with k = 1, -1, 2 or -2 and |b| < max x, and fit this better than a power of x:
-    a constant, and a correction that at the largest x is smaller than it. (2: Gram matrices and scores are products of G's.)
-    Over a factor of 8 this cannot be told from log(x)^2, over the decades of m it can.
+def levels_off(x: np.ndarray, values: np.ndarray) -> bool | None:
+    """Whether `values` (seed, x) level off; None where they may, and may as well go as a power of x or of log x.
+
+    To level off is c (1 + b/x)^k with k = 1, -1, 2 or -2 and |b| < max x: a constant, and a correction that at the largest x
+    is smaller than it. (2: Gram matrices and scores are products of G's.) Each family has two numbers a seed, and one is told
+    from another where its sum of squared residuals is less by the 95 % point of Fisher's F. They do not level off where
+    a power of x is told from it, or where they bend the other way.
     """
-    power = np.polyfit(np.log(x), np.log(values.T), 1, full=True)[1].sum()
+    order = np.argsort(x)
+    slopes = np.diff(np.log(values).mean(axis=0)[order]) / np.diff(np.log(x[order]))
+    if abs(slopes[-1]) >= abs(slopes[0]):
+        return False
+    power = _misfit(np.log(x), values)
+    logarithm = _misfit(np.log(np.log(x)), values) if x.min() > 1 else math.inf
+    levels = math.inf
     for k in (1, -1, 2, -2):
         y = values ** (1 / k)
         basis = np.stack([1 / y, 1 / (x * y)], axis=-1)  # residuals relative to y, as those of logarithms are
         c_and_cb = np.linalg.solve(basis.mT @ basis, basis.mT @ np.ones((*y.shape, 1)))
         near = (c_and_cb[:, 0] > 0) & (np.abs(c_and_cb[:, 1]) < x.max() * c_and_cb[:, 0])
-        if near.all() and k**2 * ((basis @ c_and_cb - 1) ** 2).sum() < power:
-            return True
-    return False
+        if near.all():
+            levels = min(levels, k**2 * ((basis @ c_and_cb - 1) ** 2).sum())
+    freedom = len(values) * (len(x) - 2)
+    told = fisher.ppf(0.95, freedom, freedom)
+    return True if told * levels < min(power, logarithm) else False if levels > told * power else None
+
+
+def _misfit(basis: np.ndarray, values: np.ndarray) -> float:
+    """Sum of squared residuals of a line in `basis` through the logarithms of each seed."""
+    return np.polyfit(basis, np.log(values.T), 1, full=True)[1].sum()
 
 
 class Trend(NamedTuple):
@@ -74,19 +93,18 @@ class Trend(NamedTuple):
     coordinate: str
     exponent: Exponent
     width: float
-    levels_off: bool
+    levels_off: bool | None
 
     @property
-    def rises(self) -> bool:
-        return not self.levels_off and self.exponent.low > self.width
-
-    @property
-    def falls(self) -> bool:
-        return not self.levels_off and self.exponent.high < -self.width
+    def directions(self) -> set[int]:
+        """What it may do in the end: 1 rise, -1 fall, 0 neither; one of them where that is told."""
+        steep = int(self.exponent.low > self.width) - int(self.exponent.high < -self.width)
+        return {True: {0}, False: {steep}, None: {0, steep}}[self.levels_off]
 
     def __str__(self) -> str:
         mean, low, high = self.exponent
-        return f"{self.coordinate}^{mean:+.3f} [{low:+.3f}, {high:+.3f}]{', levels off' * self.levels_off}"
+        end = ", levels off" if self.levels_off else ", or levels off" if len(self.directions) > 1 else ""
+        return f"{self.coordinate}^{mean:+.3f} [{low:+.3f}, {high:+.3f}]{end}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,12 +179,13 @@ def ledger(grid: xr.Dataset, entries: Iterable[Entry]) -> list[Verdict]:
 
 
 def judge(entry: Entry, grid: xr.Dataset) -> Verdict:
-    """The verdict on an entry, on the whole grid and, where it fails there, under the conditions."""
+    """The verdict on an entry, on the whole grid and, where it fails or is not told from its trends there, under the conditions."""
     scale = xr.ones_like(grid[entry.measured]) * entry.scale(grid)
     ratio = grid[entry.measured] / scale
     whole = _on(entry, ratio, scale)
-    if whole.holds is not False:
+    if whole.holds or (whole.holds is None and not whole.trends):
         return whole
+    lead = "holds only when" if whole.holds is False else f"{whole.text}; holds when"
     masks = {name: holds_for(grid).values for name, holds_for in CONDITIONS.items()}
     for names in (*combinations(masks, 1), *combinations(masks, 2)):
         where = np.logical_and.reduce([masks[name] for name in names])
@@ -174,7 +193,7 @@ def judge(entry: Entry, grid: xr.Dataset) -> Verdict:
             part = _on(entry, ratio[where], scale[where])
             told = {trend.coordinate for trend in whole.trends} <= {trend.coordinate for trend in part.trends}
             if part.holds and (told or entry.order == "within"):
-                text = f"holds only when {' and '.join(names)}" + part.text.removeprefix("holds")
+                text = f"{lead} {' and '.join(names)}" + part.text.removeprefix("holds")
                 return dataclasses.replace(whole, text=text)
     return whole
 
@@ -240,20 +259,23 @@ def _rule(entry: Entry, ratio: xr.DataArray, found: list[Trend]) -> tuple[str, b
     if told.size == 0 or not (found or order == "within"):
         return "cannot be told", None
     against = {
-        "Theta": lambda trend: trend.rises or trend.falls,
-        "O": lambda trend: trend.rises,
-        "Omega": lambda trend: trend.falls,
-        "1/poly": lambda trend: not trend.falls,
-        "within": lambda trend: False,
+        "Theta": lambda direction: direction != 0,
+        "O": lambda direction: direction > 0,
+        "Omega": lambda direction: direction < 0,
+        "1/poly": lambda direction: direction >= 0,
+        "within": lambda direction: False,
     }[order]
-    worst = _steepest(trend for trend in found if against(trend))
+    worst = _steepest(trend for trend in found if all(map(against, trend.directions)))
     if worst:
         return f"does not hold: {'goes as' if order == '1/poly' else 'off by'} {worst}", False
+    untold = _steepest(trend for trend in found if any(map(against, trend.directions)))
+    if untold:
+        return f"cannot be told: goes as {untold}", None
     if order == "within":
         return "holds", True
     if order == "1/poly":
         return f"holds: goes as {_steepest(found)}", True
-    spare = _steepest(trend for trend in found if order != "Theta" and (trend.falls or trend.rises))
+    spare = _steepest(trend for trend in found if 0 not in trend.directions)
     room = f", with room ({spare.coordinate}^{spare.exponent.mean:+.2f})" if spare else ""
     return f"holds with constant {constant(order, ratio, found):.3g}{room}", True
 

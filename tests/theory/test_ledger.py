@@ -35,8 +35,8 @@ def made(value, seeds=10, noise=0.02):
     return grid(runs, range(seeds))
 
 
-def verdict(order, value, **options):
-    return judge(Entry("a claim", "a source", "a statement", "T1", order, **options), made(value))
+def verdict(order, value, noise=0.02, **options):
+    return judge(Entry("a claim", "a source", "a statement", "T1", order, **options), made(value, noise=noise))
 
 
 def over_m(g):
@@ -155,7 +155,32 @@ def test_a_condition_under_which_nothing_can_be_told_of_a_size_saves_no_claim():
 def test_what_levels_off_is_told_from_powers_and_logarithms(law, levels):
     x = np.array([24.0, 48.0, 96.0, 192.0])
     noise = np.random.default_rng(3).normal(0, 0.003, (10, 4))
-    assert levels_off(x, law(x) * np.exp(noise)) is levels
+    for order in ([0, 1, 2, 3], [3, 1, 2, 0]):
+        assert levels_off(x[order], (law(x) * np.exp(noise))[:, order]) is levels
+
+
+@pytest.mark.parametrize("noise", [0.003, 0.03, 0.1, 0.3])
+@pytest.mark.parametrize(
+    "law", [lambda x: x**0.1, lambda x: x**0.25, lambda x: x**-0.4, lambda x: x**0.25 - 1.5, lambda x: np.log(x) ** 2]
+)
+def test_no_scatter_between_seeds_makes_a_power_level_off(law, noise):
+    rng, x = np.random.default_rng(4), np.array([24.0, 48.0, 96.0, 192.0])
+    said = [levels_off(x, law(x) * np.exp(rng.normal(0, noise, (10, 4)))) for _ in range(100)]
+    assert said.count(True) <= 1
+
+
+def test_what_may_level_off_or_grow_cannot_be_told_and_the_condition_under_which_it_can_is_named():
+    def law(setting):
+        return np.log(setting.n) ** 2 if setting.start > 0.1 else 1.0
+
+    found = verdict("O", law, noise=0.003)
+    assert found.holds is None and found.claim().holds is None
+    assert (
+        found.text.startswith("cannot be told: goes as n^+0.4")
+        and ", or levels off; holds when |F(0)| <= 0.01 with" in found.text
+    )
+    bound = verdict("Omega", law, noise=0.003)
+    assert bound.holds and "with room" not in bound.text
 
 
 def test_a_squared_logarithm_is_told_over_decades_of_width():
