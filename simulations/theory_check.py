@@ -29,7 +29,7 @@ class Config:
     n: tuple[int, ...] = (36, 18, 72)
     """training sentences, multiples of 6. The first value of this list and of those below make the base setting"""
     L: tuple[int, ...] = (4,)
-    """words in a sentence; n is varied with them, at fixed n / (L - 2)"""
+    """words in a sentence; n is varied with them, at fixed n / (L - 2). A trend in L is judged where its values span a factor of 4"""
     m: tuple[float, ...] = (65536, 4096, 256)
     """attention width"""
     m1: tuple[float, ...] = (32,)
@@ -84,7 +84,7 @@ def run(config: Config) -> None:
     import gradflow
     from gradflow import store
     from gradflow.dynamics import progress
-    from gradflow.errors import InputError, require
+    from gradflow.errors import require
     from gradflow.models import coupled
     from gradflow.observe.cooccurrence import Observer, dataset
     from gradflow.observe.scaling import grid, record
@@ -115,7 +115,8 @@ def run(config: Config) -> None:
             save=observer, rtol=RTOL, atol=RTOL * setting.score, show_progress=False,
         )  # fmt: skip
         if not flow.complete:
-            raise InputError(f"{setting}, seed {seed}: {flow.status}.")
+            print(f"left out: {setting}, seed {seed}: {flow.status}")
+            return None
         return record(dataset(flow, batch, initial, width, **scales), clock)
 
     runs, seeds = {}, range(config.seeds)
@@ -127,12 +128,14 @@ def run(config: Config) -> None:
     try:
         with progress.bar(len(todo), " runs", "grid") as done, ThreadPoolExecutor(config.workers) as pool:
             for each, kept in zip(todo, pool.map(solve, *zip(*todo, strict=True)), strict=True):
-                runs[each] = kept
+                if kept is not None:
+                    runs[each] = kept
                 done.update()
     except KeyboardInterrupt:
-        print(f"interrupted: judging the {len(runs)} runs that are done")
         if not runs:
             raise
+        print(f"interrupted: judging the {len(runs)} runs that are done")
+    require(bool(runs), "No run of the grid ended well.")
     stacked = grid(runs, seeds)
     store.save(folder, "grid", stacked)
     verdicts = ledger(stacked, ENTRIES)

@@ -36,12 +36,12 @@ def test_the_commands_run_and_the_figures_are_drawn_from_their_runs(tmp_path):
     """The commands in order, in an empty folder; installing and pytest are what continuous integration does."""
     commands = [line.rpartition("&& ")[2] for block in _blocks("bash") for line in block.splitlines()]
     simulations = [command for command in commands if "simulations" in command]
-    assert len(simulations) == 4
-    for command in [*simulations, ".venv/bin/python -m figures"]:
+    assert len(simulations) == 7
+    for command in [*simulations, ".venv/bin/python -m derivations", ".venv/bin/python -m figures"]:
         done = _run(command.replace(".venv/bin/python", sys.executable), tmp_path)
         assert done.returncode == 0, done.stderr
     assert "making it" not in done.stdout  # the figures found the runs of the two commands
-    assert len(list((tmp_path / "runs" / "figures").rglob("*.png"))) == 19
+    assert len(list((tmp_path / "runs" / "figures").rglob("*.png"))) == 25
 
 
 def test_continuous_integration_installs_and_tests_as_the_readme_says():

@@ -18,7 +18,8 @@ from matplotlib.ticker import SymmetricalLogLocator
 from gradflow.observe.phases import cooccurrence_events, unstable
 from gradflow.plotting.style import BLACK, BLUE, DISCRETE, GREEN, ORANGE, RED, THEORY, panels, write
 from gradflow.theory import cooccurrence
-from gradflow.theory.discretisation import RESOLVED, slope
+from gradflow.theory.discretisation import RESOLVED
+from gradflow.theory.exponents import slope
 
 Runs = Mapping[str, xr.Dataset]
 _TIME = r"time, $S_0 t$"

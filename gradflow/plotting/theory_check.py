@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from gradflow.observe.scaling import COORDINATES
 from gradflow.plotting.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, THEORY, panels
-from gradflow.theory.discretisation import slope
+from gradflow.theory.exponents import slope
 from gradflow.theory.ledger import Verdict
 
 _STARTS = (BLUE, ORANGE, PINK, GREEN)

@@ -10,16 +10,12 @@ import xarray as xr
 
 from gradflow.dynamics.certificate import TRUSTED
 from gradflow.theory.claims import Claim, at_least, at_most, near
+from gradflow.theory.exponents import slope
 
 # learning_rate * sharpness up to which the claims about orders are made
 RESOLVED = 0.2
 # drift of a conserved quantity, relative to the largest of any: below, it is rounding
 ROUNDING = 1e-9
-
-
-def slope(rates: np.ndarray, values: np.ndarray) -> float:
-    """Exponent of the learning rate, by least squares on logarithms."""
-    return float(np.polyfit(np.log(rates), np.log(values), 1)[0])
 
 
 def claims(comparison: xr.Dataset) -> list[Claim]:

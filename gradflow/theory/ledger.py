@@ -1,7 +1,8 @@
 """The theorems and lemmas of Yang et al. (2024), arXiv 2410.09605, held to a grid of runs: each with a verdict.
 
 A statement about orders cannot be told from one run: its constant is free. On a grid (`observe.scaling`) it can: what is
-measured, over what the paper says of it, must neither grow nor fall with the sizes. For each of n, L, m, m1 (and sigma1,
+measured, over what the paper says of it, must neither grow nor fall with the sizes. For each of n, L, m, m1 that the grid varies
+by a factor of 4 or more (which the presets of `simulations.theory_check` do not for L: the vocabulary grows like n L; and sigma1,
 where the statement names it), such a TREND is the exponent of that ratio in that variable, all others fixed: least squares
 on logarithms for each seed, and the 95 % interval of Student's t for the mean over the seeds.
 
@@ -9,7 +10,7 @@ on logarithms for each seed, and the 95 % interval of Student's t for the mean o
     Theta     positive; every trend's interval meets [-w, w]         median over the runs
     O         no trend's interval lies above w                       largest
     Omega     positive; no trend's interval lies below -w            least
-    1/poly    every trend in m lies below -w                         the exponent in m
+    1/poly    every trend in m lies below -w, w with room for log m  the exponent in m
     within    every run lies between two given numbers               median over the runs
 
 A trend is told from three values or more that span a factor of 4. It is no growth or fall if it levels off: corrections at finite
@@ -30,29 +31,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import xarray as xr
 from scipy.stats import f as fisher
-from scipy.stats import t as student
 
 from gradflow.observe.scaling import COORDINATES
 from gradflow.theory.claims import Claim
-from gradflow.theory.discretisation import slope
+from gradflow.theory.exponents import Exponent, exponent, slope
 
 TOLERANCE = 0.05
 LEAST_SEEDS, LEAST_VALUES, LEAST_SPAN = 3, 3, 4.0
-
-
-class Exponent(NamedTuple):
-    """An exponent with the 95 % interval of its mean over seeds."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def exponent(x: np.ndarray, values: np.ndarray) -> Exponent:
-    """The exponent of `values` (seed, x) in `x`: the mean of the seeds' slopes on logarithms, with Student's t interval."""
-    slopes = np.polyfit(np.log(x), np.log(values.T), 1)[0]
-    half = student.ppf(0.975, len(slopes) - 1) * slopes.std(ddof=1) / math.sqrt(len(slopes))
-    return Exponent(float(slopes.mean()), float(slopes.mean() - half), float(slopes.mean() + half))
 
 
 def levels_off(x: np.ndarray, values: np.ndarray) -> bool | None:
@@ -201,7 +186,9 @@ def judge(entry: Entry, grid: xr.Dataset) -> Verdict:
 def _on(entry: Entry, ratio: xr.DataArray, scale: xr.DataArray) -> Verdict:
     found = trends(entry, ratio, scale)
     text, holds = _rule(entry, ratio, found)
-    return Verdict(entry, text, holds, ratio, found)
+    told = int(np.isfinite(ratio.values).sum() + np.isinf(ratio.values).sum())
+    of_runs = f" (in {told} of {ratio.size} runs, where it could be measured)" if holds and told < ratio.size else ""
+    return Verdict(entry, text + of_runs, holds, ratio, found)
 
 
 def trends(entry: Entry, ratio: xr.DataArray, scale: xr.DataArray) -> list[Trend]:
@@ -233,11 +220,15 @@ def trends(entry: Entry, ratio: xr.DataArray, scale: xr.DataArray) -> list[Trend
 
 def _width(entry: Entry, coordinate: str, places: np.ndarray) -> float:
     """w of the module docstring, on a line of settings."""
-    if not entry.tilde or coordinate == "readout":
-        return TOLERANCE
     per_word, L, m, m1 = places.T[:4]
-    sizes = per_word * (L - 2) * L * m * m1
-    return TOLERANCE + slope(places[:, COORDINATES.index(coordinate)], np.log(sizes))
+    if entry.order == "1/poly":
+        sizes = m
+    elif entry.tilde and coordinate != "readout":
+        sizes = per_word * (L - 2) * L * m * m1
+    else:
+        return TOLERANCE
+    along = places[:, COORDINATES.index(coordinate)]
+    return TOLERANCE + abs(slope(along, np.log(sizes)))
 
 
 # ------------------------------------------------------------------------------------------------------------ the rules
@@ -277,7 +268,9 @@ def _rule(entry: Entry, ratio: xr.DataArray, found: list[Trend]) -> tuple[str, b
         return f"holds: goes as {_steepest(found)}", True
     spare = _steepest(trend for trend in found if 0 not in trend.directions)
     room = f", with room ({spare.coordinate}^{spare.exponent.mean:+.2f})" if spare else ""
-    return f"holds with constant {constant(order, ratio, found):.3g}{room}", True
+    level = _steepest(trend for trend in found if trend.levels_off and max(map(abs, trend.exponent)) > trend.width)
+    levelling = f", levelling off (here {level.coordinate}^{level.exponent.mean:+.2f})" if level else ""
+    return f"holds with constant {constant(order, ratio, found):.3g}{room}{levelling}", True
 
 
 def _steepest(found: Iterable[Trend]) -> Trend | None:

@@ -8,7 +8,8 @@ import xarray as xr
 from scipy.stats import t as student
 
 from gradflow.observe.scaling import COORDINATES, Setting, grid
-from gradflow.theory.ledger import Entry, exponent, judge, ledger, levels_off, table
+from gradflow.theory.exponents import exponent
+from gradflow.theory.ledger import Entry, judge, ledger, levels_off, table
 from gradflow.theory.statements import ENTRIES
 
 BASE = Setting(n=48, L=4, m=4096, m1=32, start=0.5)
@@ -112,6 +113,7 @@ def test_poly_asks_for_some_power_of_the_width():
     falls, stays = verdict("1/poly", lambda s: s.m**-0.3), verdict("1/poly", lambda s: 2.0)
     assert falls.holds and "m^-0.3" in falls.text and falls.claim().measured == pytest.approx(-0.3, abs=0.01)
     assert stays.holds is False and stays.text.startswith("does not hold: goes as m^")
+    assert verdict("1/poly", lambda s: 1 / np.log(s.m)).holds is False  # a logarithm is no power
 
 
 def test_within_counts_the_runs_that_are_outside():
