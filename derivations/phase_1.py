@@ -85,8 +85,9 @@ def derive() -> Derivation:
     G_t, S_t = (each.subs(hyperbolic) for each in outputs_and_size(W_V.T * u0, u0.dot(u0), W_V.T * W_V, r, m1, t))
     require_zero("G", G_t - W_V_t.T * u_t)
     require_zero("S", S_t - u_t.dot(u_t))
-    # du u^T and m1 W_V dW_V^T; the rate of u u^T - m1 W_V W_V^T is their difference and its transpose
-    require_zero("conserved", m1 * W_V * r * u0.T - m1 * W_V * (u0 * r.T).T)
+    # half the rate of u u^T - m1 W_V W_V^T along the solution, which the other half transposes
+    half = du * u_t.T - m1 * W_V_t * dW_V.T
+    require_zero("conserved", half + half.T)
 
     # how long it takes, as S and G are quadratic in the size of the start
     sigma, reached = sp.symbols("sigma S_*", positive=True)

@@ -109,7 +109,7 @@ def orbit_flows(
 
 
 def diagram(*, samples: Sequence[int], lengths: Sequence[int], m: int, m1: int, times: np.ndarray) -> xr.Dataset:
-    """Gradients by class over (samples, L, time), R, and T1, from which on every sample is right."""
+    """Gradients by class, as shares of n, over (samples, L, time), R, and T1, from which on every sample is right."""
     n, L = (grid.ravel() for grid in np.meshgrid(samples, lengths, indexing="ij"))
     starts = [coupled.infinite_width_start(m=m, m1=m1, d=orbits.WORDS, L=int(length)) for length in L]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
@@ -122,7 +122,7 @@ def diagram(*, samples: Sequence[int], lengths: Sequence[int], m: int, m1: int, 
     grid = (len(samples), len(lengths))
     return xr.Dataset(
         {
-            "gradient_by_class": (
+            "gradient_share_by_class": (
                 ("samples", "L", "time", "sentence_class"),
                 s.reshape(*grid, *s.shape[1:]),
                 _described("s_k / n, mean over the training set of g_i in class k"),

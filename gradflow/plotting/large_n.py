@@ -12,7 +12,7 @@ from gradflow.observe.large_n import POPULATION, distance
 from gradflow.plotting.style import BLUE, DISCRETE, GREEN, ORANGE, PINK, THEORY, panels, write
 from gradflow.theory import four_point, max_margin
 from gradflow.theory.discretisation import slope
-from gradflow.theory.large_n import MANY_SAMPLES, exponent, from_population, limits
+from gradflow.theory.large_n import CONFIDENCE, MANY_SAMPLES, exponent, from_population, limits
 
 _SCALES = {0.5: (ORANGE, r"$\sigma_0 \propto m^{-1/2}$, the theorems'"), 1.0: (BLUE, r"$\sigma_0 \propto m^{-1}$")}
 _LEVELS = (0.5, 1.0, 1.4, 1.49, 1.499, 1.4999)
@@ -36,10 +36,10 @@ def phase_diagram(diagram: xr.Dataset) -> Figure:
     """Where R ends over n and L, with the predicted contours; and its distance from R*, which stays on the border."""
     n, L, end = diagram["samples"].values, diagram["L"].values, float(diagram["time"][-1])
     R, limit = (each.transpose("L", "samples").values for each in (diagram["R"].isel(time=-1), limits(diagram)))
-    decades = f"$S_0 t = 10^{{{np.log10(end):.0f}}}$"
+    late = f"$S_0 t = {_power_of_ten(end)}$"
     with panels(1, 2, width=10.8, height=4.4, sharey=True) as (figure, (left, right)):
-        _map(left, n, L, np.maximum(four_point.LIMIT_R - R, 1e-6), "YlGnBu", (1e-5, 10), f"$3/2 - R$ at {decades}")
-        _map(right, n, L, abs(R - limit), "magma", (1e-5, 2e-2), f"$|R - R^*|$ at {decades}")
+        _map(left, n, L, np.maximum(four_point.LIMIT_R - R, 1e-6), "YlGnBu", (1e-5, 10), f"$3/2 - R$ at {late}")
+        _map(right, n, L, abs(R - limit), "magma", (1e-5, 2e-2), f"$|R - R^*|$ at {late}")
         fine_n, fine_L = np.geomspace(n[0], n[-1], 90), np.geomspace(L[0], L[-1], 45)
         predicted = [[max_margin.class_limits(each, length).R for each in fine_n] for length in fine_L]
         lines = left.contour(fine_n, fine_L, predicted, levels=_LEVELS, colors="black", linewidths=0.8)
@@ -64,7 +64,9 @@ def _against_width(axes: Axes, random: xr.Dataset, orbits: xr.Dataset) -> None:
             axes.plot(widths * aside, each, color=colour, alpha=0.6, **DISCRETE)
         found, error = exponent(apart)
         median = apart.median("seed").values
-        axes.plot(widths, median, color=colour, label=rf"{label}: slope ${found:.3f} \pm {error:.3f}$")
+        axes.plot(
+            widths, median, color=colour, label=rf"{label}: slope ${found:.3f} \pm {error:.3f}$ ({CONFIDENCE:.1%})"
+        )
     axes.plot(widths, median[0] * (widths / widths[0]) ** -0.5, label="slope $-1/2$", **THEORY)
     axes.set(xscale="log", yscale="log", xlabel="attention width $m$", ylabel=r"largest $|G - G_\mathrm{mean\ start}|$")
     axes.set_title(f"Random networks against the mean start, $n = {n:g}$")
@@ -103,6 +105,13 @@ def _map(axes: Axes, n: np.ndarray, L: np.ndarray, values: np.ndarray, cmap: str
     axes.figure.colorbar(cells, ax=axes, label=label, extend="both")
     axes.set(xscale="log", yscale="log")
     axes.grid(False)
+
+
+def _power_of_ten(value: float) -> str:
+    """The number to three digits, as LaTeX: 10^8, or 3 x 10^7."""
+    digits, power = f"{value:.2e}".split("e")
+    times = "" if float(digits) == 1 else rf"{float(digits):g} \times "
+    return f"{times}10^{{{int(power)}}}"
 
 
 def _edges(values: np.ndarray) -> np.ndarray:

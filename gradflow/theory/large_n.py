@@ -11,20 +11,23 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from gradflow.models.cooccurrence import paper_scales
 from gradflow.observe.large_n import POPULATION, distance
-from gradflow.theory import four_point, max_margin
+from gradflow.theory import attention, four_point, max_margin
 from gradflow.theory.claims import Claim, at_most, near
 from gradflow.theory.discretisation import slope
 
 QUANTITIES = {"G": "G of the signals", "loss": "the loss", "change_A": "the signals' scores (relative change)"}
 MANY_SAMPLES = 600  # from as many on, the power of the samples is read
+CONFIDENCE = 0.999  # of an exponent: at 95 %, up to one run in four would fail one of the six by chance
 TELLING = 0.25  # a confidence interval of an exponent that is wider cannot tell -1/2 from 0
+FROZEN = 1e-4  # share of W_V in the readout's rate, phi in `theory.attention`, up to which late limits are claimed
 LATE = 1e4  # from S0 t as large on, the power of its logarithm
 CLEAR = 2.0  # the factor between a number of samples and the border's from which on R* is expected sharp
 ON_BORDER = (12, 3)  # the one training set that lies on the border exactly
 
 
-def exponent(apart: xr.DataArray, confidence: float = 0.95) -> tuple[float, float]:
+def exponent(apart: xr.DataArray, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The power of the width in (width, seed) distances: mean over seeds of each one's slope, and half its confidence interval."""
     of_seeds = np.array([slope(apart["width"].values, each) for each in apart.transpose("seed", "width").values])
     error = of_seeds.std(ddof=1) / np.sqrt(of_seeds.size)
@@ -72,14 +75,15 @@ def _width(random: xr.Dataset, orbits: xr.Dataset) -> list[Claim]:
     # G(0) keeps its size, and beside it are parts that shrink like m^-1/2: if as large at the least width, they tilt the line by this
     widths = random["width"].values
     tilt = abs(slope(widths, np.sqrt(1 + widths[0] / widths)))
+    interval = f"the {CONFIDENCE:.1%} confidence interval over seeds"
     cases = (
-        (0.5, "sigma0 ~ m^-1/2", tilt, "the 99.9 % confidence interval over seeds, and the tilt of parts that shrink"),
-        (1.0, "sigma0 ~ m^-1", 0.0, "the 99.9 % confidence interval over seeds"),
+        (0.5, "sigma0 ~ m^-1/2", tilt, f"{interval}, and the tilt of parts that shrink"),
+        (1.0, "sigma0 ~ m^-1", 0.0, interval),
     )
     for power, scale, more, why in cases:
         for quantity, words in QUANTITIES.items():
             chosen = {"samples": n, "exponent": power}
-            found, error = exponent(distance(random.sel(chosen), orbits.sel(chosen), quantity), 0.999)
+            found, error = exponent(distance(random.sel(chosen), orbits.sel(chosen), quantity))
             name = f"{scale}: exponent of the width, {words}"
             made.append(near(name, "mean start", 0.5 - power, found, error + more, why, error < TELLING))
     return made
@@ -111,19 +115,25 @@ def _late(diagram: xr.Dataset) -> list[Claim]:
     off, clear = abs(diagram["R"].isel(time=-1) - limits(diagram)), abs(np.log(n[:, None] / border)) >= np.log(CLEAR)
     T1 = diagram["T1"].isel(samples=-1).values
     farthest = float(T1[np.argmax(abs(T1 - four_point.ALL_RIGHT_TAU))])
-    source, long, many = "max-margin limit", bool(tau[-1] > 10 * LATE), bool(n[-1] >= 1e4 * L[-1])
+    # the limits are those of uniform attention in the clock S0 t, which is off by a share phi; and scores move at
+    # 2 phi / (m m1) times their force. A small phi at the least L makes m / m1 large, and so both small
+    m, m1 = diagram.attrs["m"], diagram.attrs["m1"]
+    sigma0, sigma1 = paper_scales(m, m1, int(L[0]))
+    frozen = bool(attention.groups(m=m, m1=m1, sigma0=sigma0, sigma1=sigma1).values <= FROZEN)
+    rests = f"with attention at rest, which takes sigma0^2 <= {FROZEN:g} (sigma0^2 + sigma1^2)"
+    source, long, many = "max-margin limit", frozen and bool(tau[-1] > 10 * LATE), frozen and bool(n[-1] >= 1e4 * L[-1])
     made = [
         at_most(
             f"|R - R*| at the end, n a factor of {CLEAR:g} and more off the border", source, "-> 0",
-            float(off.where(clear).max()), 1e-3, "corrections fall like a power of time", long,
+            float(off.where(clear).max()), 1e-3, f"corrections fall like a power of time, {rests}", long,
         ),
         at_most(
             "|R - R*| log(S0 t) at the end, anywhere", source, f"<= {largest:.3g}, on the border",
-            float(off.max() * np.log(tau[-1])), 1.1 * largest, "10 %: the next order in 1/log", long,
+            float(off.max() * np.log(tau[-1])), 1.1 * largest, f"10 %: the next order in 1/log, {rests}", long,
         ),
         near(
             f"T1 at n = {n[-1]}, the farthest of all L", "four-point flow", four_point.ALL_RIGHT_TAU,
-            farthest, 0.01, "random words pull like L / n", many,
+            farthest, 0.01, f"random words pull like L / n, {rests}", many,
         ),
     ]  # fmt: skip
     if ON_BORDER[0] in n and ON_BORDER[1] in L:
@@ -132,5 +142,7 @@ def _late(diagram: xr.Dataset) -> list[Claim]:
         # R - R* = c / (log tau + what the start adds), so the inverse has slope 1/c
         found = 1 / np.polyfit(np.log(tau[late]), 1 / above[late], 1)[0] if long else np.nan
         name = "c of R - R* = c / log(S0 t) on the border, n = {}, L = {}".format(*ON_BORDER)
-        made.append(near(name, source, constant, found, 0.05 * constant, "5 %: the next order in 1/log", long))
+        made.append(
+            near(name, source, constant, found, 0.05 * constant, f"5 %: the next order in 1/log, {rests}", long)
+        )
     return made

@@ -64,14 +64,14 @@ def unique_words_limits(n: float, L: int) -> Limits:
     """R* = (3n - 2L) / (2n + 4L - 6); rho = s1/s2 = (2 + R)/(1 + R); L tau -> (rho + 2)/kappa, kappa = (R - 1)/(1 + R) + 6 (L - 2)/n.
 
     True while class I4 (neither signal) is right with room to spare: its margin -w3 = (2 - rho)/kappa must be at least 1, that is
-    n >= 6 (L - 2) (1 + R), about 15 (L - 2). Raises `InputError` for fewer samples; `class_limits` has no such bound.
+    n >= 6 (L - 2) (1 + R), for which 15 (L - 2) suffices. Raises `InputError` for fewer samples; `class_limits` has no such bound.
     """
     R = (3 * n - 2 * L) / (2 * n + 4 * L - 6)
     rho = (2 + R) / (1 + R)
     kappa = (R - 1) / (1 + R) + 6 * (L - 2) / n
     require(
         kappa <= 2 - rho,
-        f"n = {n} samples are too few for the closed form at L = {L} (about 15 (L - 2) suffice); use class_limits().",
+        f"n = {n} samples are too few for the closed form at L = {L} (15 (L - 2) suffice); use class_limits().",
     )
     return Limits(R, rho, 1.0, (rho + 2) / kappa)
 
@@ -88,7 +88,7 @@ def class_limits(n: float, L: int) -> Limits:
 
 
 def least_samples(L: Float[np.ndarray, "*L"]) -> Float[np.ndarray, "*L"]:
-    """The border of the closed form, n = 6 (L - 2) (1 + R*(n, L)), solved for n: about 13 L - 27 and a bit more, 15 L at last."""
+    """The border of the closed form, n = 6 (L - 2) (1 + R*(n, L)), solved for n; n/L tends to (13 + sqrt(193))/2 = 13.446."""
     b, c = 13 * L - 27, 6 * (L - 2) * (L - 3)
     return (b + np.sqrt(b**2 + 4 * c)) / 2
 

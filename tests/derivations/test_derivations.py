@@ -10,6 +10,7 @@ import pytest
 import sympy as sp
 
 import derivations
+from derivations import __main__ as command
 from derivations import _proof
 from gradflow.listing import scripts_in
 
@@ -49,3 +50,18 @@ def test_the_command_prints_a_line_each_and_writes_the_proofs(tmp_path):
     assert r"\operatorname{diag}(p)" in (tmp_path / "derivations.md").read_text()
     unknown = run("nonsense")
     assert unknown.returncode == 2 and unknown.stderr.count("\n") == 1 and "softmax" in unknown.stderr
+
+
+def test_a_step_that_fails_ends_neither_the_command_nor_its_document(tmp_path, monkeypatch, capsys):
+    def fails():
+        _proof.require_zero("a step", sp.Symbol("x"))
+
+    monkeypatch.setattr("derivations.balancing.derive", fails)
+    monkeypatch.setattr(sys, "argv", ["derivations", "balancing", "softmax", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 1
+    failed, derived, _ = capsys.readouterr().out.splitlines()
+    assert failed == "FAILS    balancing: a step: x is left." and derived.startswith("derived  Softmax")
+    document = (tmp_path / "derivations.md").read_text()
+    assert "## balancing\n\nNot proved: a step: x is left." in document and r"\operatorname{diag}(p)" in document

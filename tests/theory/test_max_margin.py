@@ -60,6 +60,12 @@ def test_iid_random_words_agree_with_a_general_solver_and_satisfy_optimality(see
     assert found.loss_times_clock == pytest.approx(general.fun, rel=1e-6)
 
 
+def test_long_sentences_need_13_446_times_their_words_and_15_L_always_suffices():
+    assert max_margin.least_samples(1e9) / 1e9 == pytest.approx((13 + 193**0.5) / 2, rel=1e-7)
+    L = np.arange(3, 1000)
+    assert (max_margin.least_samples(L) <= 15 * (L - 2)).all()
+
+
 @pytest.mark.parametrize(("n", "L"), [(18, 3), (30, 5), (60, 5), (120, 13)])
 def test_the_limits_by_class_are_those_of_the_whole_training_set_on_both_sides_of_the_border(n, L):
     (tokens, label, word_class), d = _set(n, L)
