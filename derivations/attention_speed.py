@@ -1,4 +1,4 @@
-"""How fast attention can be: four sizes enter in three numbers, and in the readout's clock scores move at phi / (m m1) or less."""
+"""How fast attention starts: four sizes enter in three numbers, and in the readout's clock scores start at 2 phi / (m m1) times their force."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from derivations._cooccurrence import in_a_row, matrix
 from derivations._proof import Derivation, compare, equation, require_zero
 from derivations.coupled_flow import Coupled, field
 from gradflow.models import coupled, orbits
+from gradflow.models import groups as grouped
 from gradflow.theory import attention
 
 m, m1, sigma0, sigma1, L = sp.symbols("m m_1 sigma_0 sigma_1 L", positive=True)
@@ -117,7 +118,7 @@ def derive() -> Derivation:
     sign = {name: sp.simplify(value) for name, value in (("C_{21} = C_{12}", top), ("C_{31} = C_{32}", -fall), ("C_{11} = C_{22}", C[0, 0]), ("C_{33}", C[2, 2]))}  # fmt: skip
 
     return Derivation(
-        "How fast attention can be",
+        "How fast attention starts",
         "derived for this package, on the coupled system of Yang et al. (2024)",
         (
             r"Start from orthogonal columns: $G = A = 0$, $\Gamma_V = \Gamma_K = \Gamma_Q = \sigma_0^2 m\, I$, $S = \sigma_1^2 m m_1$. The readout moves $G$ along its force at the rate",
@@ -128,7 +129,8 @@ def derive() -> Derivation:
             r"\dot B &= \tfrac{\varphi}{m m_1} (D Q + K D), & \dot K &= \tfrac{\varepsilon}{4 \varphi} (B D^\top + D B^\top), & \dot Q &= \tfrac{\varepsilon}{4 \varphi} (B^\top D + D^\top B), \end{aligned} $$",
             r"from $s = 1 - \varphi$, $V = \varphi I$, $K = Q = I$, $G = B = 0$. So $\sigma_0, \sigma_1, m, m_1$ enter in three numbers:",
             r"$$ \varphi = \frac{\sigma_0^2}{\sigma_0^2 + \sigma_1^2} \in (0, 1), \qquad \varepsilon = \frac{4}{m^2 m_1 (\sigma_0^2 + \sigma_1^2)^2}, \qquad m m_1. $$",
-            r"**Attention's speed is $\varphi/(m m_1) < 1/(m m_1)$.** Large initial $W_K, W_Q$ need a large $\sigma_0$, which is that of $W_V$, too, and speeds the readout up as much. Where outputs "
+            r"**Scores start to move at $2\varphi/(m m_1) < 2/(m m_1)$ times their force $D$**, whatever $\sigma_0$ and $\sigma_1$ are: large initial $W_K, W_Q$ need a large $\sigma_0$, which is that "
+            r"of $W_V$, too, and speeds the readout up as much. Later $K$ and $Q$ grow along with the scores, and so does their speed. Where outputs "
             r"move along a straight line, $G$ and $r$ along a unit vector $e$ with $V e \parallel e$, the rate $\varrho = s + e \cdot V e$ obeys $\varrho\, \dot\varrho = \varepsilon\, |G|\, |\dot G|$, hence",
             equation(r"\varrho", r"\sqrt{1 + \varepsilon |G|^2}."),
             r"While scores are small, attention is uniform and the outputs follow the four-point flow in the clock that this rate drives, whatever attention does. Where the singular vectors "
@@ -151,16 +153,16 @@ def _against_the_field():
     symmetric = [np.eye(words) + 0.1 * (x + x.T) for x in rng.normal(size=(3, words, words))]
     G, s, (V, K, Q), B = rng.normal(size=words), 0.7, symmetric, rng.normal(size=(words, words))
     sizes = orbits.classes(np.inf, L_words)
-    given = attention.Groups(0.3, 0.8, 40.0)
+    given = grouped.Groups(0.3, 0.8, 40.0)
     derived, made = [], []
     for neurons in (1.0, 2.5):
-        scales = attention.scales(given, m1=neurons)
+        scales = grouped.scales(given, m1=neurons)
         numbers = {m: scales["m"], m1: neurons, sigma0: scales["sigma0"], sigma1: scales["sigma1"]}
         unit = [float(each.subs(numbers)) for each in units(words)]
         values = [G, s, V, B, K, Q]
         state = coupled.Coupled(*(jnp.asarray(value) * scale for value, scale in zip(values, unit, strict=True)))
         moved, _ = orbits.field(state, sizes, coupled.Width(scales["m"], neurons))
-        made.append(in_a_row([leaf / (scale * attention.readout_rate(**scales)) for leaf, scale in zip(jax.tree.leaves(moved), unit, strict=True)]))  # fmt: skip
+        made.append(in_a_row([leaf / (scale * grouped.readout_rate(**scales)) for leaf, scale in zip(jax.tree.leaves(moved), unit, strict=True)]))  # fmt: skip
         r, D = (-each for each in jax.grad(orbits.class_loss, argnums=(0, 1))(jnp.asarray(G), jnp.asarray(B), sizes, coupled.Width(1.0, 1.0)))  # fmt: skip
         scaled = scaled_field(Coupled(*map(sp.Matrix, (G,)), sp.Float(s), *map(sp.Matrix, (V, B, K, Q))), sp.Matrix(r), sp.Matrix(D))  # fmt: skip
         at = dict(zip((phi, epsilon, size), given, strict=True))

@@ -1,11 +1,13 @@
 """What a solve returns, whichever way it was made: times, states, what it cost, how it ended, how far to trust it."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 from jaxtyping import Float, PyTree
+
+from gradflow.errors import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,13 @@ class Trajectory:
     @property
     def complete(self) -> bool:
         return self.status == "complete"
+
+    def require_complete(self) -> Self:
+        """This run, for code that needs all of it: raises `InputError` where it ended early, and Ctrl-C again where that ended it."""
+        if self.status == "interrupted":
+            raise KeyboardInterrupt
+        require(self.complete, f"{self.method}: {self.status}.")
+        return self
 
     @property
     def energy_residual(self) -> Float[np.ndarray, " T"]:

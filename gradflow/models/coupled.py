@@ -157,10 +157,7 @@ def draw(
     A rotation of the m channels changes nothing, so [W_K W_Q] may be replaced by the triangular factor of Bartlett's
     decomposition (1933), and W_V by its form in which u points along the first channel. Scales as in `models.cooccurrence.init`.
     """
-    if sigma0 is None or sigma1 is None:
-        scales = entry_scales("paper", m=m, m1=m1, d=d, L=L)
-        sigma0 = scales[0] if sigma0 is None else sigma0
-        sigma1 = scales[1] if sigma1 is None else sigma1
+    sigma0, sigma1 = _scales(m, m1, d, L, sigma0, sigma1)
     key_S, key_row, key_V, key_KQ = jax.random.split(key, 4)
 
     S = sigma1**2 * m1 * jax.random.chisquare(key_S, m, dtype=float)
@@ -181,10 +178,7 @@ def infinite_width_start(
     *, m: int, m1: int, d: int, L: int, sigma0: float | None = None, sigma1: float | None = None
 ) -> Coupled:
     """The mean of `draw`, to which it concentrates as m grows: orthogonal columns, no output, uniform attention."""
-    if sigma0 is None or sigma1 is None:
-        scales = entry_scales("paper", m=m, m1=m1, d=d, L=L)
-        sigma0 = scales[0] if sigma0 is None else sigma0
-        sigma1 = scales[1] if sigma1 is None else sigma1
+    sigma0, sigma1 = _scales(m, m1, d, L, sigma0, sigma1)
     gram = sigma0**2 * m * jnp.eye(d)
     return Coupled(
         G=jnp.zeros(d),
@@ -194,6 +188,15 @@ def infinite_width_start(
         Gamma_K=gram,
         Gamma_Q=gram,
     )
+
+
+def _scales(m: int, m1: int, d: int, L: int, sigma0: float | None, sigma1: float | None) -> tuple[float, float]:
+    """sigma0 and sigma1, each that of the paper where it is None."""
+    if sigma0 is None or sigma1 is None:
+        paper = entry_scales("paper", m=m, m1=m1, d=d, L=L)
+        sigma0 = paper[0] if sigma0 is None else sigma0
+        sigma1 = paper[1] if sigma1 is None else sigma1
+    return sigma0, sigma1
 
 
 def _bartlett_factor(key: PRNGKeyArray, m: int, p: int) -> Float[Array, "k p"]:

@@ -5,6 +5,9 @@ matrix, and the four add up to the fall of the loss. What would have become of t
 is answered by freezing W_K and W_Q at their start. Members are orbit states of the co-occurrence model from the mean start.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,13 +17,13 @@ from jaxtyping import Array, Float
 
 from gradflow.dynamics import gradient_flow, progress
 from gradflow.dynamics.ensemble import ensemble_flow
-from gradflow.errors import InputError
 from gradflow.interventions.rates import OwnRate
 from gradflow.models import coupled, orbits
+from gradflow.models.cooccurrence import entry_scales
 from gradflow.models.coupled import Coupled, Width
+from gradflow.models.groups import Groups, groups, readout_rate, scales
 from gradflow.models.orbits import Classes
 from gradflow.tasks.cooccurrence import CLASS_NAMES, CLASS_SHARES, LABELS, CoOccurrence
-from gradflow.theory.attention import Groups, readout_rate, scales
 
 MATRICES = ("W", "W_V", "W_K", "W_Q")
 SIGNALS = ("mu1", "mu2", "mu3")
@@ -54,7 +57,7 @@ def worked_field(
 def with_and_without(
     given: Groups, L: float, *, times: Float[np.ndarray, " T"], n=np.inf, m1=1.0, rtol: float = 1e-5
 ) -> xr.Dataset:
-    """Train members with these numbers (see `theory.attention`), arrays of one length, with attention and with attention frozen.
+    """Train members with these numbers (see `models.groups`), arrays of one length, with attention and with attention frozen.
 
     times   in the readout's clock of each member, the first is 0
     n       training sentences, for all or for each; if all are inf, the population, states are smaller
@@ -63,7 +66,7 @@ def with_and_without(
     Returns a dataset over (time, member): loss, loss_frozen, loss_by_class, loss_by_class_frozen, score (changes of A / sqrt(m)
     among the signals) and work by matrix. Raises `InputError` where a flow does not end well.
     """
-    given = Groups(*map(np.asarray, given))
+    given = Groups(*np.broadcast_arrays(*map(np.atleast_1d, given)))
     m1, n = (np.broadcast_to(np.asarray(each, float), given.size.shape) for each in (m1, n))
     shape = {name: jnp.asarray(each) for name, each in scales(given, m1).items()}
     words = orbits.POPULATION_WORDS if np.isinf(n).all() else orbits.WORDS
@@ -74,9 +77,7 @@ def with_and_without(
     run = ensemble_flow(
         worked_loss, *twice, np.repeat([1.0, 0.0], len(m1)), units=np.tile(1 / readout_rate(**shape), 2), times=times,
         field=worked_field, rtol=rtol,
-    )  # fmt: skip
-    if not run.complete:
-        raise InputError(f"The ensemble {run.status}.")
+    ).require_complete()  # fmt: skip
     margins, frozen_margins = np.split(np.asarray(_class_margins(run.states.state, *twice[1:])), 2, axis=1)
     A, work = run.states.state.A[:, : len(m1), :3, :3], run.states.work[:, : len(m1)]
     loss, frozen_loss = (np.logaddexp(0, -each) for each in (margins, frozen_margins))
@@ -137,11 +138,11 @@ def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds
                 state = coupled.draw(key_start, d=task.d, L=task.L, **shape)
                 data = task.sample(key_data), Width(float(m), float(m1))
                 full, without = (
-                    gradient_flow(loss, state, *data, rate, field=_coupled_with_rate, times=ends, show_progress=False)
+                    gradient_flow(
+                        loss, state, *data, rate, field=_coupled_with_rate, times=ends, show_progress=False
+                    ).require_complete()
                     for rate in (1.0, 0.0)
                 )
-                if not (full.complete and without.complete):
-                    raise InputError(f"A random network {full.status}, with attention frozen {without.status}.")
                 found["advantage"][kind, seed] = without.loss[-1] / full.loss[-1]
                 found["score"][kind, seed] = np.abs(full.final.A - state.A)[:3, :3].max() / m**0.5
                 done.update(1)
@@ -155,6 +156,56 @@ def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds
         },
         attrs={"n": task.n, "L": task.L, "end": float(times[-1])},
     )
+
+
+class Part(NamedTuple):
+    """Members of one kind: their numbers, their training sentences, and the choice of m1."""
+
+    given: Groups
+    n: Float[np.ndarray, "..."] = np.inf
+    m1: float = 1.0
+
+
+def population_parts(points: int, L: int) -> dict[str, Part]:
+    """On infinitely many sentences: two diagrams over m m1, `points` along each axis, four regimes, and one of them at other widths."""
+    size, ratio = _plane(points, np.geomspace(1e-4, 1e4, points))
+    _, richness = _plane(points, np.geomspace(1e-6, 1e4, points))
+    regimes = {}
+    for name, m, m1, initialisation in (("theorems", 1024, 32, "paper"), ("experiment", 128, 256, "kaiming_normal")):
+        sigma0, sigma1 = entry_scales(initialisation, m=m, m1=m1, d=64, L=L)
+        regimes[name] = groups(m=m, m1=m1, sigma0=sigma0, sigma1=sigma1)
+    regimes |= {"large values": Groups(0.99, 1e-3, 16.0), "rich": Groups(0.5, 1e2, 16.0)}
+    return {
+        "scales": Part(Groups(ratio / (1 + ratio), 1e-6, size)),
+        "richness": Part(Groups(0.5, richness, size)),
+        **{name: Part(given) for name, given in regimes.items()},
+        "rich, m1 = 3": Part(regimes["rich"], m1=3.0),
+    }
+
+
+def samples_parts(points: int, samples: Sequence[float], n: float) -> dict[str, Part]:
+    """A diagram over m m1 and numbers of training sentences, and the mean starts of `random_networks`, on n sentences."""
+    size, number = _plane(points, samples)
+    return {"samples": Part(Groups(0.99, 1e-2, size), n=number), "mean start": Part(RANDOM_NUMBERS, n=n)}
+
+
+def _plane(points: int, others: Sequence[float]) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Sizes m m1 for each value of a diagram's other axis, and that value."""
+    size, other = np.meshgrid(np.geomspace(8, 2**17, points), others)
+    return size.ravel(), other.ravel()
+
+
+def train_parts(parts: dict[str, Part], L: float, *, times: Float[np.ndarray, " T"]) -> xr.Dataset:
+    """`with_and_without` of all parts in one ensemble; the coordinate `part` names that of each member."""
+    columns = [np.broadcast_arrays(*map(np.atleast_1d, (*each.given, each.n, each.m1))) for each in parts.values()]
+    labels = np.repeat(list(parts), [each[0].size for each in columns])
+    *given, n, m1 = np.concatenate(columns, axis=1)
+    return with_and_without(Groups(*given), L, times=times, n=n, m1=m1).assign_coords(part=("member", labels))
+
+
+def part(run: xr.Dataset, name: str) -> xr.Dataset:
+    """The members of one part."""
+    return run.isel(member=run["part"].values == name)
 
 
 def attention_share(run: xr.Dataset) -> xr.DataArray:

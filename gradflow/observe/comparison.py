@@ -17,9 +17,8 @@ from gradflow.dynamics.certificate import Certificate, certify
 from gradflow.dynamics.descent import descend
 from gradflow.dynamics.modified import modified_flow
 from gradflow.dynamics.times import linear_times
-from gradflow.dynamics.trajectory import Trajectory
 from gradflow.dynamics.trees import along, plus, squared_norm
-from gradflow.errors import InputError, require
+from gradflow.errors import require
 
 ORDERS = (1, 2, 3)
 
@@ -58,7 +57,7 @@ def compare(
     solver = dict(rtol=rtol, method=method)
     times = linear_times(t_end, saves + 1)
     certificate = certify(loss, params, *data, times=times, tolerance=tolerance, invariants=invariants, **solver)
-    _require_complete(certificate.flow)
+    certificate.flow.require_complete()
     least_steps = t_end * float(certificate.sharpness.max()) / np.array(rate_times_sharpness)
     steps = saves * np.ceil(least_steps / saves).astype(int)
     require(
@@ -76,12 +75,12 @@ def compare(
             steps=int(count),
             save_steps=np.arange(saves + 1) * (count // saves),
         )
-        _require_complete(trained)
+        trained.require_complete()
         distance.append([_away(_at(trained.states, k), _at(certificate.flow.states, k)) for k in range(saves + 1)])
         from_order.append([distance[-1][-1]])
         for order in ORDERS[1:]:
             flow = modified_flow(loss, params, *data, learning_rate=rate, order=order, times=times[[0, -1]], **solver)
-            _require_complete(flow)
+            flow.require_complete()
             from_order[-1].append(_away(trained.final, flow.final))
         if invariants:
             drifts.append(_drifts(invariants, trained.states, certificate, rate, data))
@@ -162,10 +161,3 @@ def _at(states: PyTree, index: int) -> PyTree:
 def _away(one: PyTree, other: PyTree) -> float:
     """Euclidean distance over all leaves."""
     return float(jnp.sqrt(squared_norm(plus(one, -1, other))))
-
-
-def _require_complete(run: Trajectory) -> None:
-    if run.status == "interrupted":
-        raise KeyboardInterrupt
-    if not run.complete:
-        raise InputError(f"{run.method}: {run.status}.")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from gradflow.observe.attention import advantage, largest_score
+from gradflow.observe.attention import advantage, largest_score, part
 from gradflow.plotting.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, panels, write
 from gradflow.theory.attention import BORDER, border, predicted_score
 
@@ -36,7 +36,7 @@ def draw_all(population: xr.Dataset, samples: xr.Dataset, networks: xr.Dataset, 
 def diagrams(population: xr.Dataset, samples: xr.Dataset) -> Figure:
     """What attention does for the loss, over width and scales, width and richness, width and samples; with the predicted border."""
     L, end = population.attrs["L"], float(population["time"][-1])
-    scales, richness = (_part(population, name) for name in ("scales", "richness"))
+    scales, richness = (part(population, name) for name in ("scales", "richness"))
     with panels(1, 3, width=12.6, height=4.2) as (figure, (left, middle, right)):
         values = np.unique(scales["values"])
         ratio = values / (1 - values)
@@ -47,12 +47,12 @@ def diagrams(population: xr.Dataset, samples: xr.Dataset) -> Figure:
         _diagram(middle, richness, rich)
         _predicted(middle, [border(0.5, each, L, end) for each in rich], rich)
         middle.set(ylabel=r"richness $\varepsilon$", title=r"(b) lazy to rich, $\sigma_0 = \sigma_1$")
-        of_samples = _part(samples, "samples")
+        of_samples = part(samples, "samples")
         _diagram(right, of_samples, np.unique(of_samples["n"]))
         right.set(ylabel="training sentences n", title=r"(c) samples, $\varphi = 0.99$, $\varepsilon = 0.01$")
         for axes, vertical in ((left, lambda m: float(m["values"] / (1 - m["values"]))), (middle, lambda m: float(m["richness"]))):  # fmt: skip
             for name, (marker, label) in _MARKED.items():
-                member = _part(population, name).isel(member=0)
+                member = part(population, name).isel(member=0)
                 axes.plot(float(member["size"]), vertical(member), marker, color="white", markeredgecolor=BLACK, markersize=11, label=label, linestyle="none")  # fmt: skip
         left.legend(loc="upper right", frameon=True, framealpha=0.9)
         middle.plot([], [], color="white", linewidth=2.2, label=f"scores move by {BORDER:g}")
@@ -66,7 +66,7 @@ def regimes(population: xr.Dataset) -> Figure:
     """The two phases in four regimes: losses by class with attention and without, scores, and the work of each matrix."""
     with panels(3, 4, width=12.6, height=8.0, sharex=True, sharey="row") as (figure, axes):
         for column, (name, title) in zip(axes.T, _REGIMES.items(), strict=True):
-            member = _part(population, name).isel(member=0, time=slice(1, None))
+            member = part(population, name).isel(member=0, time=slice(1, None))
             t = member["time"].values
             classes = {"I1": (GREEN, "$I_1$: both"), "I2": (ORANGE, "$I_2, I_3$: one"), "I4": (PINK, "$I_4$: neither")}
             for word_class, (colour, label) in classes.items():
@@ -80,11 +80,11 @@ def regimes(population: xr.Dataset) -> Figure:
             column[2].stackplot(
                 t, *parts, colors=[SKY, ORANGE, RED], labels=["$W$", "$W_V$", "$W_K, W_Q$"], linewidth=0
             )
-            part = float(parts[2][-1])
+            share = float(parts[2][-1])
             column[2].text(
                 0.98,
                 0.96,
-                f"$W_K, W_Q$: {100 * part:.1g} %",
+                f"$W_K, W_Q$: {100 * share:.1g} %",
                 transform=column[2].transAxes,
                 ha="right",
                 va="top",
@@ -122,7 +122,7 @@ def prediction(population: xr.Dataset, samples: xr.Dataset, networks: xr.Dataset
         middle.set(xscale="log", yscale="log", xlabel="change of the largest score", ylabel=_GAIN)
         middle.set_title("(b) what it does for the loss")
         figure.colorbar(points, ax=[left, middle], label=r"$\log_{10} \varepsilon$", pad=0.01)
-        mean_start = largest_score(_part(samples, "mean start").isel(time=-1)).values
+        mean_start = largest_score(part(samples, "mean start").isel(time=-1)).values
         for kind, hue in enumerate((BLUE, ORANGE, GREEN)):
             network = networks.isel(kind=kind)
             label = f"m = {int(network['m'])}, $m_1$ = {int(network['m1'])}, $\\varphi$ = {float(network['values']):g}, $\\varepsilon$ = {float(network['richness']):g}"  # fmt: skip
@@ -133,10 +133,6 @@ def prediction(population: xr.Dataset, samples: xr.Dataset, networks: xr.Dataset
         right.set_title(f"(c) random networks, n = {networks.attrs['n']}")
         right.legend(loc="upper left", fontsize=7)
         return figure
-
-
-def _part(population: xr.Dataset, name: str) -> xr.Dataset:
-    return population.isel(member=population["part"].values == name)
 
 
 def _diagram(axes: Axes, diagram: xr.Dataset, other: np.ndarray):

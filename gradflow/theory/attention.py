@@ -1,15 +1,11 @@
 """Where attention matters: the three numbers that decide it, and how far scores move before the loss is small.
 
 From the mean start (`coupled.infinite_width_start`), measure time in the readout's clock tau = rho t, rho = m m1 (sigma0^2 + sigma1^2),
-scores as B = A / sqrt(m), and Gram matrices by their initial size. Then sigma0, sigma1, m and m1 enter in three numbers only:
-
-    values    phi = sigma0^2 / (sigma0^2 + sigma1^2)          share of W_V's size in the readout's rate
-    richness  epsilon = 4 / (m^2 m1 (sigma0^2 + sigma1^2)^2)  how much that rate grows: along a straight path it is sqrt(1 + epsilon |G|^2)
-    size      m m1
-
-and scores follow dB/dtau = (phi / (m m1)) (D K_Q + K_K D) with D = -dLoss/dB and K = 1 at the start: in the readout's clock, no
-initialisation makes attention faster than 1 / (m m1). While scores are small, the outputs follow the four-point flow in the clock
-tau' that the growing rate drives, dtau = dtau' / sqrt(1 + epsilon |G|^2), and with J = int D(G(tau')) dtau, singular value by singular value,
+scores as B = A / sqrt(m), and Gram matrices by their initial size. Then sigma0, sigma1, m and m1 enter in three numbers only, phi,
+epsilon and m m1 (`models.groups`), and scores follow dB/dtau = (phi / (m m1)) (D K_Q + K_K D) with D = -dLoss/dB and K = 1 at the
+start: they start to move at 2 phi / (m m1) < 2 / (m m1) times their force D, whatever sigma0 and sigma1 are, and K grows along with them.
+While scores are small, the outputs follow the four-point flow in the clock tau' that the growing rate drives,
+dtau = dtau' / sqrt(1 + epsilon |G|^2), and with J = int D(G(tau')) dtau, singular value by singular value,
 
     B = (2 phi / sqrt(epsilon m m1)) sinh(sqrt(epsilon / (m m1)) J)        2 (phi / (m m1)) J where J is small
 
@@ -18,48 +14,23 @@ derivations/attention_speed.py for this package.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from scipy.integrate import cumulative_simpson
 from scipy.interpolate import CubicSpline
 
+from gradflow.models.groups import Groups
+from gradflow.observe.attention import advantage, largest_score, part
 from gradflow.tasks.cooccurrence import CLASS_SHARES, LABELS
 from gradflow.theory import four_point
 from gradflow.theory.claims import Claim, at_least, at_most, near
 
 # Where scores have moved by this much, their softmax is off uniform by a factor of 1.6: there attention is said to matter.
 BORDER = 0.5
-
-
-class Groups(NamedTuple):
-    """The three numbers; scalars or arrays of one shape."""
-
-    values: Float[np.ndarray, "..."]
-    richness: Float[np.ndarray, "..."]
-    size: Float[np.ndarray, "..."]
-
-
-def groups(*, m, m1, sigma0, sigma1) -> Groups:
-    """The numbers that two widths and two scales come to."""
-    total = sigma0**2 + sigma1**2
-    return Groups(sigma0**2 / total, 4 / (m**2 * m1 * total**2), m * m1)
-
-
-def scales(given: Groups, m1=1.0) -> dict[str, Float[np.ndarray, "..."]]:
-    """Widths and scales (m, m1, sigma0, sigma1) that come to these numbers, for any choice of m1."""
-    m = given.size / m1
-    total = 2 / (m * np.sqrt(m1 * given.richness))
-    return dict(m=m, m1=m1, sigma0=np.sqrt(given.values * total), sigma1=np.sqrt((1 - given.values) * total))
-
-
-def readout_rate(*, m, m1, sigma0, sigma1):
-    """rho, the rate at which G moves along its own loss gradient at the start."""
-    return m * m1 * (sigma0**2 + sigma1**2)
 
 
 def drive(G: Float[Array, " 3"], L: float) -> Float[Array, "3 3"]:
@@ -93,16 +64,17 @@ def scores(given: Groups, L: float, tau: float) -> Float[np.ndarray, "N 3 3"]:
     distinct, back = np.unique(epsilon, return_inverse=True)
     J = np.stack([pushed(tau, L, each) for each in distinct])
     U, singular, V = np.linalg.svd(J[back.ravel()])
-    grown = 2 * phi / np.sqrt(size * epsilon) * np.sinh(np.sqrt(epsilon / size) * singular[:, None, :])
-    return (U * grown) @ V
+    x = np.sqrt(epsilon / size) * singular[:, None, :]
+    growth = np.divide(np.sinh(x), x, out=np.ones_like(x), where=x > 0)  # 1 at richness 0, where K does not grow
+    return (U * (2 * phi / size * singular[:, None, :] * growth)) @ V
 
 
 def border(values: float, richness: float, L: float, tau: float) -> float:
-    """The size m m1 at which the largest score has moved by `BORDER` at time tau: attention matters below."""
+    """The size m m1 at which the largest score has moved by `BORDER` at time tau: attention matters below. NaN outside 1e-3 to 1e9."""
     sizes = np.geomspace(1e-3, 1e9, 400)
     given = Groups(*np.broadcast_arrays(values, richness, sizes))
     largest = np.abs(scores(given, L, tau)).max(axis=(1, 2))
-    return float(np.exp(np.interp(-np.log(BORDER), -np.log(largest), np.log(sizes))))
+    return float(np.exp(np.interp(-np.log(BORDER), -np.log(largest), np.log(sizes), left=np.nan, right=np.nan)))
 
 
 def predicted_score(members: xr.Dataset) -> Float[np.ndarray, " N"]:
@@ -116,7 +88,7 @@ def border_off_by(diagram: xr.Dataset, other: str) -> Float[np.ndarray, " rows"]
     ratios = []
     for _, row in diagram.isel(time=-1).groupby(other):
         row = row.sortby("size")
-        score = np.log(np.abs(row["score"]).max(["key", "query"]).values / BORDER)
+        score = np.log(largest_score(row).values / BORDER)
         if score[0] > 0 > score[-1]:
             measured = np.exp(np.interp(0.0, -score, np.log(row["size"].values)))
             numbers = float(row["values"][0]), float(row["richness"][0])
@@ -126,36 +98,97 @@ def border_off_by(diagram: xr.Dataset, other: str) -> Float[np.ndarray, " rows"]
 
 def claims(population: xr.Dataset, samples: xr.Dataset, networks: xr.Dataset) -> list[Claim]:
     """What holds of the prediction, and of attention's part in the theorems' regime; see `simulations/attention_share.py`."""
-    source, L = "attention speed", population.attrs["L"]
+    return [
+        *_predictions(population),
+        *_borders(population),
+        *_pattern(population),
+        *_exact(population),
+        *_gains(population, samples),
+        *_random(samples, networks),
+    ]
+
+
+_SOURCE = "attention speed"
+
+
+def _small(population: xr.Dataset) -> Bool[np.ndarray, " N"]:
+    """The members whose scores are predicted to stay small."""
+    return predicted_score(population) <= 0.03
+
+
+def _predictions(population: xr.Dataset) -> list[Claim]:
     end = population.isel(time=-1)
-    score, told = np.abs(end["score"]).max(["key", "query"]).values, predicted_score(population)
-    small, lazy = told <= 0.03, end["richness"].values <= 1
-    part = {name: population.isel(member=end["part"].values == name) for name in np.unique(end["part"])}
-    off = [_factor(score[small & which] / told[small & which]) for which in (lazy, ~lazy)]
-    sought, shunned = end["score"].sel(key="mu2", query="mu1"), -end["score"].sel(key="mu3", query="mu1")
-    ratio, late = 7 * (2 * L - 1) / (6 * (L + 2)), (sought / shunned).values[small & lazy]
-    same = part["rich"]["loss"].values / part["rich, m1 = 3"]["loss"].values
+    off, lazy = largest_score(end).values / predicted_score(population), end["richness"].values <= 1
+    cases = (
+        ("scores below 0.03, epsilon <= 1: off the prediction by a factor", lazy, 1.05, "5 %: the next order in the score"),
+        ("... epsilon > 1", ~lazy, 1.1, "10 %: scores turn while W_K and W_Q grow along where they have been"),
+    )  # fmt: skip
+    small = _small(population)
+    return [at_most(name, _SOURCE, "1", _factor(off[small & which]), most, why) for name, which, most, why in cases]
+
+
+def _borders(population: xr.Dataset) -> list[Claim]:
+    cases = (
+        ("m m1 where scores reach 1/2, over sigma0^2 / sigma1^2: off by a factor", "scales", "values"),
+        ("... over epsilon", "richness", "richness"),
+    )
+    why = "a factor of 2: a prediction for small scores, at one of order one"
+    return [
+        at_most(name, _SOURCE, "1", _factor(border_off_by(part(population, diagram), other)), 2.0, why)
+        for name, diagram, other in cases
+    ]
+
+
+def _pattern(population: xr.Dataset) -> list[Claim]:
+    end, L = population.isel(time=-1), population.attrs["L"]
+    late = end["score"].isel(member=_small(population) & (end["richness"].values <= 1))
+    found = late.sel(key="mu2", query="mu1") / -late.sel(key="mu3", query="mu1")
+    ratio, why = 7 * (2 * L - 1) / (6 * (L + 2)), "10 %: corrections fall like 1/log t"
+    return [near("mu1's score for mu2 over that against mu3", _SOURCE, ratio, float(found.mean()), 0.1 * ratio, why)]
+
+
+def _exact(population: xr.Dataset) -> list[Claim]:
+    same = part(population, "rich")["loss"].values / part(population, "rich, m1 = 3")["loss"].values
     fall = population["loss"][0] - population["loss"]
     work = float(np.abs(population["work"].sum("matrix") - fall).max() / population["loss"][0].max())
-    gain = {name: float((each["loss_frozen"] / each["loss"])[-1, 0]) for name, each in part.items()}
-    of_samples, mean_start = (
-        samples.isel(time=-1, member=samples["part"].values == name) for name in ("samples", "mean start")
-    )
-    gains = (of_samples["loss_frozen"] / of_samples["loss"] - 1).values.reshape(-1, np.unique(of_samples["size"]).size)
-    random = np.median(networks["score"].values, axis=1) / np.abs(mean_start["score"]).max(["key", "query"]).values
     return [
-        at_most("scores below 0.03, epsilon <= 1: off the prediction by a factor", source, "1", off[0], 1.05, "5 %: the next order in the score"),
-        at_most("... epsilon > 1", source, "1", off[1], 1.1, "10 %: scores turn while W_K and W_Q grow along where they have been"),
-        at_most("m m1 where scores reach 1/2, over sigma0^2 / sigma1^2: off by a factor", source, "1", _factor(border_off_by(part["scales"], "values")), 2.0, "a factor of 2: a prediction for small scores, at one of order one"),
-        at_most("... over epsilon", source, "1", _factor(border_off_by(part["richness"], "richness")), 2.0, "a factor of 2, as above"),
-        near("mu1's score for mu2 over that against mu3", source, ratio, float(late.mean()), 0.1 * ratio, "10 %: corrections fall like 1/log t"),
-        at_most("equal numbers, other widths: relative difference of losses", source, "0", float(np.abs(same - 1).max()), 1e-4, "ten tolerances"),
-        at_most("the work of the four matrices is the fall of the loss", "dLoss/dt = -sum |dW|^2", "0", work, 1e-4, "ten tolerances"),
-        *(at_least(f"attention lowers the loss by a per cent or more: {name}", "Theorem 3.2", ">= 1.01", gain[key], 1.01, "loss with attention frozen over loss, 1e6 times the readout's initial time")
-          for key, name in (("theorems", "the theorems' regime"), ("experiment", "the paper's experiment"), ("large values", "m m1 = 16, large sigma0"))),
-        at_least("with more samples, attention lowers the loss by more (least ratio)", "memorised words", ">= 1", float((gains[1:] / gains[:-1]).min()), 1.0, "what random words take over, attention need not do"),
-        at_most("random networks' scores, in those of the mean start: off by a factor", "mean start", "1", _factor(random), 2.0, "a factor of 2, for medians over seeds at widths of 16 to 256"),
+        at_most(
+            "equal numbers, other widths: relative difference of losses", _SOURCE, "0",
+            float(np.abs(same - 1).max()), 1e-4, "ten tolerances",
+        ),
+        at_most(
+            "the work of the four matrices is the fall of the loss", "dLoss/dt = -sum |dW|^2", "0",
+            work, 1e-4, "ten tolerances",
+        ),
     ]  # fmt: skip
+
+
+def _gains(population: xr.Dataset, samples: xr.Dataset) -> list[Claim]:
+    regimes = {
+        "theorems": "the theorems' regime",
+        "experiment": "the paper's experiment",
+        "large values": "m m1 = 16, large sigma0",
+    }
+    why = "loss with attention frozen over loss, 1e6 times the readout's initial time"
+    made = [
+        at_least(
+            f"attention lowers the loss by a per cent or more: {words}", "Theorem 3.2", ">= 1.01",
+            float(advantage(part(population, name))[-1, 0]), 1.01, why,
+        )
+        for name, words in regimes.items()
+    ]  # fmt: skip
+    of_samples = part(samples, "samples").isel(time=-1)
+    gains = (advantage(of_samples).values - 1).reshape(-1, np.unique(of_samples["size"]).size)
+    name = "with more samples, attention lowers the loss by more (least ratio)"
+    least, why = float((gains[1:] / gains[:-1]).min()), "what random words take over, attention need not do"
+    return [*made, at_least(name, "memorised words", ">= 1", least, 1.0, why)]
+
+
+def _random(samples: xr.Dataset, networks: xr.Dataset) -> list[Claim]:
+    mean_start = largest_score(part(samples, "mean start").isel(time=-1)).values
+    off = _factor(np.median(networks["score"].values, axis=1) / mean_start)
+    name = "random networks' scores, in those of the mean start: off by a factor"
+    return [at_most(name, "mean start", "1", off, 2.0, "a factor of 2, for medians over seeds at widths of 16 to 256")]
 
 
 def _factor(ratios: Float[np.ndarray, "..."]) -> float:

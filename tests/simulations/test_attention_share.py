@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import simulations
-from gradflow import store
+from gradflow import InputError, Trajectory, store
 from gradflow.dynamics import gradient_flow
 from gradflow.models import cooccurrence, coupled
 from gradflow.models.coupled import Width
+from gradflow.models.groups import Groups, groups, readout_rate, scales
 from gradflow.observe import attention as observed
 from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
 from gradflow.theory import attention as theory
@@ -50,7 +51,7 @@ def test_a_member_is_the_flow_of_full_weights_and_its_work_what_their_matrices_d
     member = runs["samples"].isel(member=int(np.argmax(runs["samples"]["n"].values == 6)))
     d = least_vocabulary(6, 5)
     m = 64  # the same numbers at another width: m1 = size / m
-    shape = theory.scales(theory.Groups(*(float(member[name]) for name in theory.Groups._fields)), float(member["size"]) / m)  # fmt: skip
+    shape = scales(Groups(*(float(member[name]) for name in Groups._fields)), float(member["size"]) / m)  # fmt: skip
     assert shape["m"] == pytest.approx(m)
     start = coupled.infinite_width_start(d=d, L=5, **shape)
     batch, width = CoOccurrence(6, 5, d).sample(jax.random.key(0)), Width(m, shape["m1"])
@@ -66,7 +67,7 @@ def test_a_member_is_the_flow_of_full_weights_and_its_work_what_their_matrices_d
     def loss(pair, batch, width):
         return coupled.loss(pair[0], batch, width)
 
-    ends = np.array([0.0, END]) / theory.readout_rate(**shape)
+    ends = np.array([0.0, END]) / readout_rate(**shape)
     flow = gradient_flow(loss, (start, jnp.zeros(4)), batch, width, field=field, times=ends, rtol=1e-8, show_progress=False)  # fmt: skip
     end = member.isel(time=-1)
     assert float(end["loss"]) == pytest.approx(flow.loss[-1], rel=1e-4)
@@ -90,9 +91,9 @@ def test_the_work_adds_up_and_freezing_never_helps(runs):
 
 
 def test_scales_and_groups_undo_each_other():
-    given = theory.Groups(np.array([0.3, 0.9]), np.array([1e-3, 10.0]), np.array([64.0, 7.0]))
+    given = Groups(np.array([0.3, 0.9]), np.array([1e-3, 10.0]), np.array([64.0, 7.0]))
     for m1 in (1.0, 2.5):
-        for one, other in zip(theory.groups(**theory.scales(given, m1)), given, strict=True):
+        for one, other in zip(groups(**scales(given, m1)), given, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-14)
 
 
@@ -106,9 +107,16 @@ def test_small_scores_are_as_predicted_whatever_the_richness(runs):
 
 def test_the_border_is_where_the_predicted_score_is_one_half():
     size = theory.border(0.5, 2.0, 5.0, 1e4)
-    told = theory.scores(theory.Groups(*(np.array([each]) for each in (0.5, 2.0, size))), 5.0, 1e4)
+    told = theory.scores(Groups(*(np.array([each]) for each in (0.5, 2.0, size))), 5.0, 1e4)
     assert np.abs(told).max() == pytest.approx(theory.BORDER, rel=1e-3)
     assert theory.border(0.5, 2.0, 5.0, 1e6) > size
+    assert np.isnan(theory.border(1e-12, 1e-6, 5.0, 1e4))  # below all sizes
+
+
+def test_without_richness_scores_are_their_limit():
+    none, little = (theory.scores(Groups(np.array([0.5]), np.array([each]), np.array([64.0])), 5.0, 1e4) for each in (0.0, 1e-12))  # fmt: skip
+    np.testing.assert_allclose(none, little, rtol=1e-6)
+    np.testing.assert_allclose(none[0], 2 * 0.5 / 64 * theory.pushed(1e4, 5.0, 0.0), rtol=1e-12)
 
 
 def test_late_scores_grow_like_the_squared_logarithm():
@@ -135,15 +143,38 @@ def test_other_widths_with_the_same_numbers_are_the_same(runs):
     np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-6)
 
 
+def test_ctrl_c_in_the_ensemble_is_no_bad_input_and_scalars_are_one_member(monkeypatch):
+    members = []
+
+    def stopped(*args, units, **options):
+        members.append(units.size)
+        return Trajectory(*[None] * 8, status="interrupted")
+
+    monkeypatch.setattr(observed, "ensemble_flow", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        observed.with_and_without(Groups(0.5, 1e2, 16.0), 5, times=np.array([0.0, 1.0]))
+    assert members == [2]  # with attention and without
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("changes", "message"),
     [
-        (("--L", "2"), "L must be at least 3"),
-        (("--points", "1"), "at least 2 points"),
-        (("--n", "7"), "multiple of 6"),
-        (("--end", "5"), "later than 100"),
+        ({"L": 2}, "L must be at least 3"),
+        ({"points": 1}, "at least 2 points"),
+        ({"n": 7}, "multiple of 6"),
+        ({"samples": (600, 24)}, "ascending order, got 600 24"),
+        ({"samples": (24, 24)}, "ascending order"),
+        ({"samples": (24,)}, "at least two finite numbers"),
+        ({"samples": (24, 25)}, "multiple of 6"),
+        ({"samples": (24, np.inf)}, "at least two finite numbers"),
     ],
 )
-def test_bad_input_is_one_line(flags, message, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "simulations.attention_share", *flags, "--out", str(tmp_path / "x")], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+def test_bad_input_is_refused_before_any_work(changes, message, tmp_path):
+    with pytest.raises(InputError, match=message) as refused:
+        run(Config(out=tmp_path / "x", **changes))
+    assert "\n" not in str(refused.value) and not (tmp_path / "x").exists()
+
+
+def test_bad_input_is_one_line(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "simulations.attention_share", "--end", "5", "--out", str(tmp_path / "x")], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "later than 100" in done.stderr
