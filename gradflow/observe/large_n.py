@@ -22,7 +22,6 @@ from jaxtyping import Array, PRNGKeyArray
 
 from gradflow.dynamics import Trajectory, gradient_flow
 from gradflow.dynamics.ensemble import ensemble_flow
-from gradflow.errors import require
 from gradflow.models import coupled, orbits
 from gradflow.models.cooccurrence import paper_scales
 from gradflow.models.coupled import Coupled, Width
@@ -99,7 +98,7 @@ def orbit_flows(
         coupled.loss, start(*first[:2], d), batch, width,
         times=times[[0, -1]] / widths[0], field=coupled.field, method="DOP853", rtol=TIGHT,
     )  # fmt: skip
-    _require_complete(whole)
+    whole.require_complete()
     distance = _apart(whole.final, orbits.expand(of_orbits, batch, d))
     spread = _apart(whole.final, orbits.expand(orbits.reduce(whole.final, batch), batch, d))
     return labelled.assign(
@@ -169,14 +168,7 @@ def _followed(model, states, data, m: np.ndarray, m1: int, times: np.ndarray, sa
         model.loss, states, data, Width(m, np.full(m.size, float(m1))),
         units=1 / m, times=times, field=model.field, save=save, **solver,
     )  # fmt: skip
-    _require_complete(run)
-    return run
-
-
-def _require_complete(run: Trajectory) -> None:
-    if run.status == "interrupted":
-        raise KeyboardInterrupt
-    require(run.complete, f"{run.method}: {run.status}.")
+    return run.require_complete()
 
 
 def _apart(one: Coupled, other: Coupled) -> float:

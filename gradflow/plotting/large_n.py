@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from gradflow.observe.large_n import POPULATION, distance
 from gradflow.plotting.style import BLUE, DISCRETE, GREEN, ORANGE, PINK, THEORY, panels, write
 from gradflow.theory import four_point, max_margin
-from gradflow.theory.discretisation import slope
-from gradflow.theory.large_n import CONFIDENCE, MANY_SAMPLES, exponent, from_population, limits
+from gradflow.theory.exponents import slope
+from gradflow.theory.large_n import CONFIDENCE, MANY_SAMPLES, from_population, limits, of_width
 
 _SCALES = {0.5: (ORANGE, r"$\sigma_0 \propto m^{-1/2}$, the theorems'"), 1.0: (BLUE, r"$\sigma_0 \propto m^{-1}$")}
 _LEVELS = (0.5, 1.0, 1.4, 1.49, 1.499, 1.4999)
@@ -62,10 +62,13 @@ def _against_width(axes: Axes, random: xr.Dataset, orbits: xr.Dataset) -> None:
         apart = distance(random.sel(chosen), orbits.sel(chosen), "G")
         for each in apart.transpose("seed", "width").values:
             axes.plot(widths * aside, each, color=colour, alpha=0.6, **DISCRETE)
-        found, error = exponent(apart)
+        found = of_width(apart)
         median = apart.median("seed").values
         axes.plot(
-            widths, median, color=colour, label=rf"{label}: slope ${found:.3f} \pm {error:.3f}$ ({CONFIDENCE:.1%})"
+            widths,
+            median,
+            color=colour,
+            label=rf"{label}: slope ${found.mean:.3f} \pm {found.half:.3f}$ ({CONFIDENCE:.1%})",
         )
     axes.plot(widths, median[0] * (widths / widths[0]) ** -0.5, label="slope $-1/2$", **THEORY)
     axes.set(xscale="log", yscale="log", xlabel="attention width $m$", ylabel=r"largest $|G - G_\mathrm{mean\ start}|$")

@@ -14,6 +14,11 @@ class Exponent(NamedTuple):
     low: float
     high: float
 
+    @property
+    def half(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
 
 def slope(x: Float[np.ndarray, " X"], values: Float[np.ndarray, " X"]) -> float:
     """The exponent of `values` in `x`, by least squares on logarithms."""

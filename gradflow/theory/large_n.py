@@ -9,13 +9,13 @@ I4 becomes tight, since its dual is 0 and its margin 1 there.
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
 from gradflow.models.cooccurrence import paper_scales
+from gradflow.models.groups import groups
 from gradflow.observe.large_n import POPULATION, distance
-from gradflow.theory import attention, four_point, max_margin
+from gradflow.theory import four_point, max_margin
 from gradflow.theory.claims import Claim, at_most, near
-from gradflow.theory.discretisation import slope
+from gradflow.theory.exponents import Exponent, exponent, slope
 
 QUANTITIES = {"G": "G of the signals", "loss": "the loss", "change_A": "the signals' scores (relative change)"}
 MANY_SAMPLES = 600  # from as many on, the power of the samples is read
@@ -27,11 +27,9 @@ CLEAR = 2.0  # the factor between a number of samples and the border's from whic
 ON_BORDER = (12, 3)  # the one training set that lies on the border exactly
 
 
-def exponent(apart: xr.DataArray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The power of the width in (width, seed) distances: mean over seeds of each one's slope, and half its confidence interval."""
-    of_seeds = np.array([slope(apart["width"].values, each) for each in apart.transpose("seed", "width").values])
-    error = of_seeds.std(ddof=1) / np.sqrt(of_seeds.size)
-    return float(of_seeds.mean()), float(error * stats.t.ppf((1 + confidence) / 2, of_seeds.size - 1))
+def of_width(apart: xr.DataArray) -> Exponent:
+    """The exponent of the width in (width, seed) distances, with its interval at `CONFIDENCE`."""
+    return exponent(apart["width"].values, apart.transpose("seed", "width").values, CONFIDENCE)
 
 
 def from_population(orbits: xr.Dataset, quantity: str) -> xr.DataArray:
@@ -83,9 +81,9 @@ def _width(random: xr.Dataset, orbits: xr.Dataset) -> list[Claim]:
     for power, scale, more, why in cases:
         for quantity, words in QUANTITIES.items():
             chosen = {"samples": n, "exponent": power}
-            found, error = exponent(distance(random.sel(chosen), orbits.sel(chosen), quantity))
+            found = of_width(distance(random.sel(chosen), orbits.sel(chosen), quantity))
             name = f"{scale}: exponent of the width, {words}"
-            made.append(near(name, "mean start", 0.5 - power, found, error + more, why, error < TELLING))
+            made.append(near(name, "mean start", 0.5 - power, found.mean, found.half + more, why, found.half < TELLING))
     return made
 
 
@@ -119,7 +117,7 @@ def _late(diagram: xr.Dataset) -> list[Claim]:
     # 2 phi / (m m1) times their force. A small phi at the least L makes m / m1 large, and so both small
     m, m1 = diagram.attrs["m"], diagram.attrs["m1"]
     sigma0, sigma1 = paper_scales(m, m1, int(L[0]))
-    frozen = bool(attention.groups(m=m, m1=m1, sigma0=sigma0, sigma1=sigma1).values <= FROZEN)
+    frozen = bool(groups(m=m, m1=m1, sigma0=sigma0, sigma1=sigma1).values <= FROZEN)
     rests = f"with attention at rest, which takes sigma0^2 <= {FROZEN:g} (sigma0^2 + sigma1^2)"
     source, long, many = "max-margin limit", frozen and bool(tau[-1] > 10 * LATE), frozen and bool(n[-1] >= 1e4 * L[-1])
     made = [
