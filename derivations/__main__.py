@@ -1,38 +1,31 @@
 """Derive all results, or those named: a line each, and one document with every proof."""
 
-import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from derivations._proof import NotProved
 from gradflow.errors import require
-from gradflow.listing import scripts_in
+from gradflow.listing import parse_names, parser_of
 from gradflow.precision import enable_compilation_cache, enable_x64
 from gradflow.scripts import one_line_errors
 
 
 def main() -> None:
-    known = scripts_in(Path(__file__).parent)
-    listing = "\n".join(f"  {name:<18} {summary}" for name, summary in known.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m derivations", description=__doc__, epilog=listing, formatter_class=argparse.RawDescriptionHelpFormatter
-    )  # fmt: skip
-    parser.add_argument("names", nargs="*", metavar="NAME", help="results to derive (default: all, listed below)")
+    folder = Path(__file__).parent
+    parser = parser_of(folder, __doc__, "results to derive")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("runs/derivations"),
         help="folder for derivations.md (default: runs/derivations)",
     )
-    arguments = parser.parse_args()
-    for name in arguments.names:
-        require(name in known, f"Unknown derivation {name!r}; known are {', '.join(known)}.")
+    arguments = parse_names(parser, folder)
     require(not arguments.out.is_file(), f"{arguments.out} is a file; --out takes a folder.")
     enable_x64()
     enable_compilation_cache()
     sections, proved = [], True
-    for name in arguments.names or known:
+    for name in arguments.names:
         try:
             derived = import_module(f"derivations.{name}").derive()
         except NotProved as step:

@@ -52,7 +52,7 @@ def _title(axes: Axes, title: str, verdict: Verdict) -> None:
     if verdict.text.startswith("holds only"):
         mark, colour = "◐", ORANGE
     axes.set_title(title, fontweight="bold", pad=30)
-    told = fill(verdict.text, 48, max_lines=2)
+    told = fill(verdict.text, 44, max_lines=2)
     for text, x, shade in ((mark, 0, colour), (told, 12, "0.25")):
         note = axes.annotate(
             text, (0, 1), (x, 27), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=8.5, color=shade
