@@ -82,7 +82,7 @@ def with_and_without(
     A, work = run.states.state.A[:, : len(m1), :3, :3], run.states.work[:, : len(m1)]
     loss, frozen_loss = (np.logaddexp(0, -each) for each in (margins, frozen_margins))
     member = ("time", "member")
-    return xr.Dataset(
+    measured = xr.Dataset(
         {
             "loss": (member, loss @ CLASS_SHARES, {"long_name": "loss"}),
             "loss_frozen": (member, frozen_loss @ CLASS_SHARES, {"long_name": "loss with W_K and W_Q frozen"}),
@@ -112,6 +112,9 @@ def with_and_without(
         },
         attrs={"L": L, "evaluations": run.cost.evaluations},
     )
+    for each in measured.values():
+        each.attrs["units"] = "1"
+    return measured
 
 
 # Finite random networks: widths, and numbers for which the random outputs at the start stay below about 1/2.
@@ -148,7 +151,10 @@ def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds
                 done.update(1)
     long_names = {"advantage": "loss with W_K and W_Q frozen over loss", "score": "largest change of A / sqrt(m)"}
     return xr.Dataset(
-        {name: (("kind", "seed"), values, {"long_name": long_names[name]}) for name, values in found.items()},
+        {
+            name: (("kind", "seed"), values, {"long_name": long_names[name], "units": "1"})
+            for name, values in found.items()
+        },
         coords={
             "m": ("kind", RANDOM_M),
             "m1": ("kind", RANDOM_M1),

@@ -39,6 +39,7 @@ def runs(folder):
 
 def test_the_run_leaves_its_configuration_diagrams_claims_and_pictures(folder, runs):
     assert set(runs) == {"population", "samples", "random"}
+    assert all(each.attrs["long_name"] and each.attrs["units"] == "1" for run in runs.values() for each in run.values())
     assert runs["population"].sizes["member"] == 2 * 9 + 5 and runs["samples"].sizes["member"] == 6 + 3
     assert json.loads((folder / "config.json").read_text())["points"] == 3
     claims = json.loads((folder / "claims.json").read_text())
