@@ -21,6 +21,8 @@ from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
 from gradflow.theory import attention as theory
 from simulations.attention_share import Config, run
 
+pytestmark = pytest.mark.slow  # a small run of the whole simulation
+
 ROOT = Path(simulations.__file__).parents[1]
 END = 300.0
 

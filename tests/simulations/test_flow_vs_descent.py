@@ -14,6 +14,8 @@ from gradflow.observe.phases import unstable
 from gradflow.plotting import comparison as pictures
 from simulations.flow_vs_descent import PRESETS, run
 
+pytestmark = pytest.mark.slow  # a small run of the whole simulation
+
 # of the preset's shapes, so that programs are compiled once for both
 TINY = dataclasses.replace(
     PRESETS["small"], compared_rates=(0.1, 0.009), compared_end=30.0, rates=(0.1, 3.0), batch_sizes=(4,), end=100.0

@@ -18,6 +18,8 @@ from gradflow.plotting.large_n import _power_of_ten
 from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
 from simulations.large_n import PRESETS, run
 
+pytestmark = pytest.mark.slow  # a small run of the whole simulation
+
 TINY = dataclasses.replace(
     PRESETS["small"], seeds=6, widths=(64, 1024, 16384), samples=(60, 600, 6000), m1=4, grid=(4, 2)
 )

@@ -19,6 +19,8 @@ from gradflow.theory.ledger import ledger
 from gradflow.theory.statements import ENTRIES
 from simulations.theory_check import PRESETS, run, settings
 
+pytestmark = pytest.mark.slow  # a small run of the whole simulation
+
 ROOT = Path(simulations.__file__).parents[1]
 TINY = dataclasses.replace(
     PRESETS["small"], seeds=3, n=(12,), L=(4,), m=(4096, 1024, 256), m1=(8,), readout=(1.0,), end=1e5, save_points=49, held_out=20
