@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gradflow.errors import require
 from gradflow.listing import parse_names, parser_of
+from gradflow.precision import enable_compilation_cache, enable_x64
 from gradflow.scripts import one_line_errors
 
 
@@ -18,6 +19,8 @@ def main() -> None:
         "--out", type=Path, default=Path("runs/figures"), help="folder for the pictures (default: runs/figures)"
     )
     arguments = parse_names(parser, folder)
+    enable_x64()  # theory's curves are computed as they are drawn
+    enable_compilation_cache()
     for name in arguments.names:
         script = import_module(f"figures.{name}")
         simulation, *flags = script.SIMULATION
