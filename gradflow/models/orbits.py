@@ -35,12 +35,10 @@ from gradflow.errors import require
 from gradflow.models import coupled
 from gradflow.models.cooccurrence import Weights
 from gradflow.models.coupled import Coupled, Width
-from gradflow.tasks.cooccurrence import CLASS_SHARES, FIXED_WORDS, LABELS, Batch
+from gradflow.tasks.cooccurrence import CLASS_SHARES, LABELS, SIGNAL_COUNTS, Batch
 
 WORDS = 15
 POPULATION_WORDS = 3
-
-_PRESENT = np.array([[word in words for word in range(3)] for words in FIXED_WORDS], float)
 
 
 class Classes(NamedTuple):
@@ -56,14 +54,14 @@ def classes(n: Float[np.ndarray, "*batch"], L: Float[np.ndarray, "*batch"]) -> C
     whole = np.where(np.isinf(n), 6, n) % 6 == 0
     require(bool((whole & (n > 0)).all()), "n must be a positive multiple of 6, or inf for the population.")
     require(bool(((L >= 3) & (L % 1 == 0)).all()), "L must be a whole number of words, at least 3.")
-    return Classes(jnp.array(n[..., None] * CLASS_SHARES), jnp.array(L[..., None] - _PRESENT.sum(axis=1)))
+    return Classes(jnp.array(n[..., None] * CLASS_SHARES), jnp.array(L[..., None] - SIGNAL_COUNTS.sum(axis=1)))
 
 
 def class_outputs(G: Float[Array, " k"], A: Float[Array, "k k"], sizes: Classes, m: float) -> Float[Array, " 4"]:
     """F of a sentence of each class, from an orbit state's G and A (k = 15, or 3 for the population)."""
     missing = WORDS - G.size
     return jax.vmap(_output, in_axes=(0, None, None, 0, 0, 0, None))(
-        jnp.arange(4), jnp.pad(G, (0, missing)), jnp.pad(A, (0, missing)), _PRESENT, *sizes, m
+        jnp.arange(4), jnp.pad(G, (0, missing)), jnp.pad(A, (0, missing)), SIGNAL_COUNTS, *sizes, m
     )
 
 
@@ -83,6 +81,11 @@ def _output(c, G, A, present, n, r, m):
     p = jax.nn.softmax(scores + jnp.log(copies), axis=0)
     random_G = G[3 + c] / norm
     return jnp.append(G[:3], jnp.array([random_G, random_G])) @ p @ jnp.append(present, r)
+
+
+def class_margins(state: Coupled, sizes: Classes, width: Width) -> Float[Array, " 4"]:
+    """y F of a sentence of each class."""
+    return jnp.array(LABELS) * class_outputs(state.G, state.A, sizes, width.m)
 
 
 def class_loss(G: Float[Array, " k"], A: Float[Array, "k k"], sizes: Classes, width: Width) -> Float[Array, ""]:

@@ -23,7 +23,7 @@ from gradflow.models.cooccurrence import entry_scales
 from gradflow.models.coupled import Coupled, Width
 from gradflow.models.groups import Groups, groups, readout_rate, scales
 from gradflow.models.orbits import Classes
-from gradflow.tasks.cooccurrence import CLASS_NAMES, CLASS_SHARES, LABELS, CoOccurrence
+from gradflow.tasks.cooccurrence import CLASS_NAMES, CLASS_SHARES, CoOccurrence
 
 MATRICES = ("W", "W_V", "W_K", "W_Q")
 SIGNALS = ("mu1", "mu2", "mu3")
@@ -232,5 +232,5 @@ def largest_score(run: xr.Dataset) -> xr.DataArray:
 @jax.jit
 def _class_margins(states: Coupled, sizes: Classes, width: Width) -> Float[Array, "T N 4"]:
     """y F of a sentence of each class, along the flow."""
-    of_member = jax.vmap(lambda state, sizes, m: orbits.class_outputs(state.G, state.A, sizes, m))
-    return jnp.array(LABELS) * jax.lax.map(lambda at: of_member(at, sizes, width.m), states)
+    of_members = jax.vmap(orbits.class_margins)
+    return jax.lax.map(lambda at: of_members(at, sizes, width), states)

@@ -27,7 +27,7 @@ from gradflow.models.cooccurrence import paper_scales
 from gradflow.models.coupled import Coupled, Width
 from gradflow.observe.cooccurrence import SIGNALS, WORD_NAMES
 from gradflow.observe.phases import all_positive_from
-from gradflow.tasks.cooccurrence import CLASS_NAMES, CLASS_SHARES, LABELS, CoOccurrence, least_vocabulary
+from gradflow.tasks.cooccurrence import CLASS_NAMES, CLASS_SHARES, CoOccurrence, least_vocabulary
 
 EXPONENTS = (0.5, 1.0)
 POPULATION = np.inf
@@ -159,7 +159,7 @@ class Seen(eqx.Module):
 
 
 def _margins(states: Coupled, units: Array, sizes: orbits.Classes, width: Width) -> Array:
-    return jax.vmap(orbits.class_outputs)(states.G, states.A, sizes, width.m) * jnp.array(LABELS)
+    return jax.vmap(orbits.class_margins)(states, sizes, width)
 
 
 def _followed(model, states, data, m: np.ndarray, m1: int, times: np.ndarray, save: Callable, **solver) -> Trajectory:

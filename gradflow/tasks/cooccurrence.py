@@ -28,6 +28,8 @@ CLASS_SHARES = np.array([3, 1, 1, 1]) / 6
 # The words that a sentence of each class holds for certain, and its label.
 FIXED_WORDS = ((MU3, MU1, MU2), (MU3, MU1), (MU3, MU2), (MU3,))
 LABELS = np.array([1, -1, -1, -1])
+# How often it holds mu1, mu2 and mu3.
+SIGNAL_COUNTS = np.array([[words.count(word) for word in (MU1, MU2, MU3)] for words in FIXED_WORDS])
 
 
 class Batch(NamedTuple):

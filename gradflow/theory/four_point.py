@@ -15,10 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gradflow.dynamics import Trajectory, gradient_flow
-from gradflow.tasks.cooccurrence import CLASS_SHARES
+from gradflow.tasks.cooccurrence import CLASS_SHARES, LABELS, SIGNAL_COUNTS
 
-POINTS = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]])
-LABELS = np.array([1, -1, -1, -1])
+POINTS = SIGNAL_COUNTS
 
 MAX_MARGIN_DIRECTION = np.array([2, 2, -3])
 DUALS = np.array([7, 5, 5, 0])
