@@ -15,8 +15,15 @@ Config = TypeVar("Config")
 
 
 def launch(run: Callable[[Config], None], presets: Mapping[str, Config], description: str) -> None:
-    """Run a script: read its flags, prepare JAX, and end with one line and exit code 2 on bad input."""
+    """Run a script: read its flags, prepare JAX, and end with one line and exit code 2 on bad input.
+
+    With `sweep` as first argument, run many members of it instead (`gradflow.sweep`).
+    """
     with one_line_errors():
+        if sys.argv[1:2] == ["sweep"]:
+            from gradflow.sweep.command import main
+
+            sys.exit(main(sys.modules["__main__"].__spec__.name, presets, sys.argv[2:]))
         config = parse(presets, description)
         enable_x64()
         enable_compilation_cache()

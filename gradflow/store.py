@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def begin(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> P
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _complete_or_absent(folder / CONFIG) as path:
+        with complete_or_absent(folder / CONFIG) as path:
             path.write_text(json.dumps(config, indent=2, default=str) + "\n")
     except OSError as error:
         raise InputError(f"Cannot write to {folder}: {error.strerror}.") from error
@@ -42,7 +43,7 @@ def begin(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> P
 def save(folder: Path, name: str, run: xr.Dataset) -> Path:
     """Write one trajectory as `name`.nc."""
     path = Path(folder) / f"{name}.nc"
-    with _complete_or_absent(path) as temporary:
+    with complete_or_absent(path) as temporary:
         run.to_netcdf(temporary, engine="h5netcdf")
     return path
 
@@ -51,7 +52,7 @@ def save_claims(folder: Path, claims: Iterable[Claim]) -> Path:
     """Write claims.json: a list of {name, source, predicted, measured, tolerance, holds}; null for numbers that are not finite."""
     path = Path(folder) / CLAIMS
     rows = [{key: _json_number(value) for key, value in dataclasses.asdict(claim).items()} for claim in claims]
-    with _complete_or_absent(path) as temporary:
+    with complete_or_absent(path) as temporary:
         temporary.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
     return path
 
@@ -85,14 +86,25 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _complete_or_absent(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place once it is written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def complete_or_absent(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place once it is written, and on the disk for good, power cut or not."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield temporary
+        _flush(temporary)
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the operating system write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _json_number(value: Any) -> Any:

@@ -1,0 +1,206 @@
+"""A sweep on disk: what is planned, which members are done, failed or running, and which process runs which.
+
+    sweep.json              the plan, and the versions and sources that it is computed with
+    members/ab/KEY.nc       a finished member (NetCDF, opens in xarray): complete or absent, whatever happens
+    failed/KEY.json         a member that failed: its error and its configuration
+    running/KEY             held by the process that runs the member, under a lock that ends with the process
+
+Any number of processes, on any number of machines that share the folder, may work on it at once.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gradflow import __version__
+from gradflow.errors import InputError, require
+from gradflow.store import complete_or_absent, load_config
+from gradflow.sweep.plan import Sweep, module_of
+
+LIBRARIES = ("numpy", "scipy", "jax", "jaxlib", "equinox", "diffrax", "optax")
+# parts of the package that change no number of a member
+_NOT_COMPUTING = ("plotting", "sweep")
+
+
+class Folder:
+    """A folder that holds a sweep. All methods are safe beside other processes that use it."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    # --------------------------------------------------------------------------------------------------- the plan
+
+    def begin(self, sweep: Sweep, *, accept_changes: bool = False) -> None:
+        """Make the folder hold this sweep. It may hold a part of it already.
+
+        Raises `InputError` where it cannot be written, holds something else (the differences are listed), or was computed
+        with other versions or sources, unless `accept_changes`.
+        """
+        plan = {"sweep": sweep.to_json(), "made_with": made_with(sweep.simulation)}
+        file = self.path / "sweep.json"
+        if file.exists():
+            there = load_config(file)
+            differences = sweep.without(Sweep.from_json(there["sweep"]))
+            require(
+                not differences, f"{self.path} holds another sweep: {'; '.join(differences)}. Choose another --out."
+            )
+            changed = changes(there["made_with"], plan["made_with"])
+            require(
+                not changed or accept_changes,
+                f"{self.path} was computed otherwise: {'; '.join(changed)}. Choose another --out, or keep its members with --accept-changes.",
+            )
+            if there == json.loads(json.dumps(plan)):
+                return
+        else:
+            require(not self.path.exists() or self.path.is_dir(), f"{self.path} is a file; --out takes a folder.")
+            require(
+                not self.path.exists() or not any(self.path.iterdir()),
+                f"{self.path} holds something else; --out takes a new folder, or one of a sweep.",
+            )
+        try:
+            for name in ("members", "failed", "running"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+            self._write(file, json.dumps(plan, indent=1).encode())
+        except OSError as error:
+            raise InputError(f"Cannot write to {self.path}: {error.strerror}.") from error
+
+    def sweep(self) -> Sweep:
+        """The plan."""
+        return Sweep.from_json(self._json("sweep"))
+
+    def made_with(self) -> dict[str, Any]:
+        """Versions and sources that the members are computed with."""
+        return self._json("made_with")
+
+    def _json(self, part: str) -> Any:
+        file = self.path / "sweep.json"
+        require(file.exists(), f"{self.path} holds no sweep (there is no sweep.json).")
+        return load_config(file)[part]
+
+    # ------------------------------------------------------------------------------------------------ its members
+
+    def result(self, key: str) -> Path:
+        """The file of a finished member."""
+        return self.path / "members" / key[:2] / f"{key}.nc"
+
+    def failure(self, key: str) -> Path:
+        """The file of a failed member."""
+        return self.path / "failed" / f"{key}.json"
+
+    def done(self) -> dict[str, Path]:
+        """The finished members, by key."""
+        return {path.stem: path for path in (self.path / "members").glob("??/*.nc")}
+
+    def failed(self) -> dict[str, Path]:
+        """The failed members, by key."""
+        return {
+            path.stem: path for path in (self.path / "failed").glob("*.json") if not self.result(path.stem).exists()
+        }
+
+    def error(self, key: str) -> str:
+        """Why a member failed."""
+        return load_config(self.failure(key))["error"]
+
+    def running(self) -> dict[str, Path]:
+        """The members that a process runs now, by key. Processes on other machines are seen where the file system shares locks."""
+        return {path.name: path for path in (self.path / "running").iterdir() if _is_locked(path)}
+
+    def keep(self, key: str, content: bytes) -> None:
+        """Store a finished member."""
+        self._write(self.result(key), content)
+        self.failure(key).unlink(missing_ok=True)
+
+    def record_failure(self, key: str, record: dict[str, Any]) -> None:
+        """Store why a member failed."""
+        self._write(self.failure(key), json.dumps(record, indent=1).encode())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(exist_ok=True)
+        with complete_or_absent(path) as temporary:
+            temporary.write_bytes(content)
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Hold a member while running it; False where another process holds it. A process that dies, however, lets go."""
+        import fcntl
+
+        path = self.path / "running" / key
+        while True:
+            with path.open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    yield False
+                    return
+                except OSError as error:  # a file system without locks: members may run twice, to the same end
+                    if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                        raise
+                if not _is_same_file(path, file):
+                    continue  # its last holder took it away between our opening and locking it
+                try:
+                    for left in self.result(key).parent.glob(f".{key}.*"):  # by a holder that was killed while writing
+                        left.unlink()
+                    yield True
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+
+def _is_same_file(path: Path, file: Any) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _is_locked(path: Path) -> bool:
+    import fcntl
+
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def made_with(simulation: str) -> dict[str, Any]:
+    """Versions, and a digest of every source file that computes: other ones may give other numbers."""
+    root = Path(__file__).parents[1]
+    files = {
+        f"gradflow/{path.relative_to(root).as_posix()}": path
+        for path in sorted(root.rglob("*.py"))
+        if path.relative_to(root).parts[0] not in _NOT_COMPUTING
+    }
+    files[simulation] = Path(module_of(simulation).__file__)
+    return {
+        "versions": {"gradflow": __version__} | _library_versions(),
+        "sources": {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items()},
+    }
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two answers of `made_with`, in words."""
+    old, new = before["versions"], now["versions"]
+    differences = [f"{name} {old.get(name)} there, {new.get(name)} here" for name in new if old.get(name) != new[name]]
+    old, new = before["sources"], now["sources"]
+    edited = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    if edited:
+        differences.append(
+            f"{len(edited)} sources changed ({', '.join(edited[:5])}{', ...' if len(edited) > 5 else ''})"
+        )
+    return differences

@@ -1,0 +1,90 @@
+"""Running a sweep into a folder: what is left to do, by whom, and what it says meanwhile."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gradflow.errors import require
+from gradflow.sweep.folder import Folder
+from gradflow.sweep.plan import Member, Sweep
+from gradflow.sweep.work import Outcome, Task, tasks
+
+
+class Result(NamedTuple):
+    """How many members of a sweep (or of one process's share) are done, and the errors of those that failed, by member."""
+
+    done: int
+    failed: dict[str, str]
+
+
+def run(
+    sweep: Sweep,
+    out: Path | str,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    array: tuple[int, int] | None = None,
+    retry_failed: bool = False,
+    accept_changes: bool = False,
+    show_progress: bool | None = None,
+) -> Result:
+    """Run what is not done yet of a sweep, into the folder `out`, which `open_sweep` reads at any time.
+
+    workers         processes on this machine (default: one for each core; 0: in this process, one after the other). They are
+                    started afresh, so a script that calls this needs `if __name__ == "__main__":`
+    scheduler       address of a Dask.distributed scheduler, whose workers see `out`, instead
+    array           (i, n): run only every n-th member, from the i-th, counted from 0; the other shares are for other processes
+    retry_failed    run members again that failed earlier
+    accept_changes  go on in a folder that was begun with other versions or sources
+
+    Members that another process runs into the same folder are waited for, not run again. Raises `InputError` where the sweep cannot
+    begin or go on (folder, disk, scheduler); what is done is kept, and the same call goes on from there.
+    """
+    folder = Folder(out)
+    share = _share(list(sweep.members()), array)
+    folder.begin(sweep, accept_changes=accept_changes)
+    done, failed = folder.done(), folder.failed()
+    left = [member for member in share if member.key not in done and (retry_failed or member.key not in failed)]
+    todo = tasks(folder, left, sweep.simulation)
+    names = {member.key: describe(sweep, member) for member in share}
+    errors = {names[key]: folder.error(key) for key in names if key in failed and not retry_failed}
+
+    from gradflow.dynamics import progress
+
+    before = len(share) - len(todo)
+    with progress.bar(len(share), " members", "sweep", show=show_progress, done=before) as bar:
+
+        def tell(task: Task, outcome: Outcome) -> None:
+            if outcome.state == "failed":
+                errors[names[task.key]] = outcome.line
+            bar.set_postfix_str(f"failed = {len(errors)}", refresh=False)
+            bar.update()
+
+        if scheduler is not None:
+            from gradflow.sweep.cluster import run_on
+
+            run_on(scheduler, todo, tell)
+        elif todo:
+            from gradflow.sweep.local import run_here
+
+            run_here(todo, cores() if workers is None else workers, tell)
+    return Result(len(share) - len(errors), errors)
+
+
+def describe(sweep: Sweep, member: Member) -> str:
+    """Where a member is, in words."""
+    return ", ".join(f"{name} = {values[i]}" for (name, values), i in zip(sweep.axes.items(), member.at, strict=True))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _share(members: Sequence[Member], array: tuple[int, int] | None) -> Sequence[Member]:
+    if array is None:
+        return members
+    i, n = array
+    require(0 <= i < n, f"--array takes I/N with I from 0 to N - 1, got {i}/{n}.")
+    return members[i::n]
