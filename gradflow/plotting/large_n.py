@@ -9,6 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from gradflow.observe.large_n import POPULATION, distance
+from gradflow.plotting.diagram import cells
 from gradflow.plotting.style import BLUE, DISCRETE, GREEN, ORANGE, PINK, THEORY, panels, write
 from gradflow.theory import four_point, max_margin
 from gradflow.theory.exponents import slope
@@ -38,8 +39,9 @@ def phase_diagram(diagram: xr.Dataset) -> Figure:
     R, limit = (each.transpose("L", "samples").values for each in (diagram["R"].isel(time=-1), limits(diagram)))
     late = f"$S_0 t = {_power_of_ten(end)}$"
     with panels(1, 2, width=10.8, height=4.4, sharey=True) as (figure, (left, right)):
-        _map(left, n, L, np.maximum(four_point.LIMIT_R - R, 1e-6), "YlGnBu", (1e-5, 10), f"$3/2 - R$ at {late}")
-        _map(right, n, L, abs(R - limit), "magma", (1e-5, 2e-2), f"$|R - R^*|$ at {late}")
+        short, apart = np.maximum(four_point.LIMIT_R - R, 1e-6), abs(R - limit)
+        cells(left, n, L, short, norm=LogNorm(1e-5, 10), cmap="YlGnBu", label=f"$3/2 - R$ at {late}", extend="both")
+        cells(right, n, L, apart, norm=LogNorm(1e-5, 2e-2), cmap="magma", label=f"$|R - R^*|$ at {late}", extend="both")
         fine_n, fine_L = np.geomspace(n[0], n[-1], 90), np.geomspace(L[0], L[-1], 45)
         predicted = [[max_margin.class_limits(each, length).R for each in fine_n] for length in fine_L]
         lines = left.contour(fine_n, fine_L, predicted, levels=_LEVELS, colors="black", linewidths=0.8)
@@ -48,7 +50,7 @@ def phase_diagram(diagram: xr.Dataset) -> Figure:
         for axes in (left, right):
             axes.plot(max_margin.least_samples(fine_L), fine_L, color=ORANGE, linewidth=2, label="border: $I_4$ tight")
             axes.plot(fine_L**2, fine_L, color=PINK, linestyle="--", linewidth=1.6, label="$n = L^2$, Condition 1")
-            axes.set(xlim=_edges(n)[[0, -1]], ylim=_edges(L)[[0, -1]], xlabel="training sentences $n$")
+            axes.set(xlabel="training sentences $n$")
         left.set(ylabel="words in a sentence, $L$", title="Balance of gradients at the end")
         right.set_title("Distance from the predicted balance")
         left.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
@@ -102,22 +104,8 @@ def _against_samples(axes: Axes, random: xr.Dataset, orbits: xr.Dataset) -> None
     axes.legend(loc="lower left")
 
 
-def _map(axes: Axes, n: np.ndarray, L: np.ndarray, values: np.ndarray, cmap: str, range_: tuple, label: str) -> None:
-    """Values over n and L as cells that meet half-way on the log axes."""
-    cells = axes.pcolormesh(_edges(n), _edges(L), values, cmap=cmap, norm=LogNorm(*range_), rasterized=True)
-    axes.figure.colorbar(cells, ax=axes, label=label, extend="both")
-    axes.set(xscale="log", yscale="log")
-    axes.grid(False)
-
-
 def _power_of_ten(value: float) -> str:
     """The number to three digits, as LaTeX: 10^8, or 3 x 10^7."""
     digits, power = f"{value:.2e}".split("e")
     times = "" if float(digits) == 1 else rf"{float(digits):g} \times "
     return f"{times}10^{{{int(power)}}}"
-
-
-def _edges(values: np.ndarray) -> np.ndarray:
-    logs = np.log(values)
-    middles = (logs[1:] + logs[:-1]) / 2
-    return np.exp(np.concatenate([[2 * logs[0] - middles[0]], middles, [2 * logs[-1] - middles[-1]]]))

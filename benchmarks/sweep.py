@@ -1,0 +1,87 @@
+"""Sweeps: what two cores gain over one, what a member costs beyond its own work, and how soon ten thousand can be read.
+
+Gain: members of the co-occurrence simulation (n = 24, L = 4; a tenth of a second each), start of the processes included.
+Overhead: an empty member with one worker, per member of a longer sweep over a shorter one; nothing to start is in it.
+Reading: a sweep of 10 000 empty members with a dozen numbers and two curves of 61 points, opened by a fresh process and summarised.
+
+Targets: a gain of at least 1.7 for at least 32 members that keep a core busy, less than 20 ms a member, opened in less than 5 s.
+"""
+
+import dataclasses
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from benchmarks.timing import in_words, interleaved, met, print_table, ratio
+from gradflow.sweep import Sweep, run
+
+MEMBERS, ROUNDS = 64, 3
+FEW, MANY, VERY_MANY = 200, 1200, 10_000
+NUMBERS, POINTS = 12, 61
+
+
+@dataclass(frozen=True)
+class Config:
+    """This benchmark as a simulation: nothing to compute, and an ordinary member's file."""
+
+    seed: int = 0
+
+
+PRESETS = {"small": Config()}
+
+
+def measure(config: Config) -> xr.Dataset:
+    """An empty member."""
+    numbers = {f"number_{i}": ((), float(i + config.seed)) for i in range(NUMBERS)}
+    curves = {name: ("clock", np.full(POINTS, float(config.seed))) for name in ("loss", "R")}
+    return xr.Dataset(numbers | curves, {"clock": np.arange(float(POINTS))})
+
+
+def busy(workers: int) -> None:
+    """Members that keep a core busy, from nothing to a whole folder."""
+    from simulations import cooccurrence
+
+    base = dataclasses.replace(cooccurrence.PRESETS["small"], n=24, L=4, end=1e6, save_points=121)
+    sweep = Sweep(cooccurrence, {"m": [64, 256, 1024, 4096]}, seeds=MEMBERS // 4, base=base)
+    with tempfile.TemporaryDirectory() as folder:
+        run(sweep, Path(folder) / "sweep", workers=workers, show_progress=False)
+
+
+def empty(members: int, folder: Path) -> float:
+    """Seconds that a sweep of empty members takes."""
+    began = time.perf_counter()
+    run(Sweep("benchmarks.sweep", seeds=members), folder, workers=1, show_progress=False)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    gain = interleaved({"one": partial(busy, 1), "two": partial(busy, 2)}, ROUNDS)
+    faster = ratio(gain["one"], gain["two"])
+    with tempfile.TemporaryDirectory() as folder:
+        overhead = (empty(MANY, Path(folder) / "many") - empty(FEW, Path(folder) / "few")) / (MANY - FEW)
+        empty(VERY_MANY, Path(folder) / "very_many")
+        code = "import sys, gradflow; assert bool(gradflow.open_sweep(sys.argv[1])['done'].all())"
+        opened = interleaved({"open": partial(subprocess.run, [sys.executable, "-c", code, f"{folder}/very_many"], check=True)}, 3)["open"]  # fmt: skip
+        resume = interleaved({"resume": partial(empty, VERY_MANY, Path(folder) / "very_many")}, 1)["resume"]
+    print_table(
+        [
+            ("", "measured", "target", ""),
+            (f"{MEMBERS} members, one worker", in_words(gain["one"]), "", ""),
+            ("the same, two workers", in_words(gain["two"]), "", ""),
+            ("two workers over one", f"{faster:.2f}", ">= 1.7", met(faster >= 1.7)),
+            ("an empty member", in_words([overhead]), "< 20 ms", met(overhead < 0.02)),
+            (f"{VERY_MANY} members opened", in_words(opened), "< 5 s", met(max(opened) < 5)),
+            ("the finished sweep run again", in_words(resume), "", ""),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
