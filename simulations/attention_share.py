@@ -123,17 +123,20 @@ def regimes(population) -> "xr.Dataset":
     from gradflow.observe.attention import advantage, attention_share, largest_score, part
 
     names = ("theorems", "experiment", "large values", "rich")
-    ends = xr.concat([part(population, name).isel(time=-1, member=0) for name in names], "regime", coords="all")
+    ends = [part(population, name).isel(time=-1, member=0) for name in names]
     columns = {
-        "values": (ends["values"], "sigma0^2 / (sigma0^2 + sigma1^2)"),
-        "richness": (ends["richness"], "4 / (m^2 m1 (sigma0^2 + sigma1^2)^2)"),
-        "size": (ends["size"], "m m1"),
-        "largest_score": (largest_score(ends), "largest change of a score A / sqrt(m) among the signals"),
-        "advantage": (advantage(ends), "loss with W_K and W_Q frozen over loss"),
-        "attention_share": (attention_share(ends), "part of W_K and W_Q in the fall of the loss"),
+        "values": (lambda end: end["values"], "sigma0^2 / (sigma0^2 + sigma1^2)"),
+        "richness": (lambda end: end["richness"], "4 / (m^2 m1 (sigma0^2 + sigma1^2)^2)"),
+        "size": (lambda end: end["size"], "m m1"),
+        "largest_score": (largest_score, "largest change of a score A / sqrt(m) among the signals"),
+        "advantage": (advantage, "loss with W_K and W_Q frozen over loss"),
+        "attention_share": (attention_share, "part of W_K and W_Q in the fall of the loss"),
     }
     return xr.Dataset(
-        {name: ("regime", each.values, {"long_name": text, "units": "1"}) for name, (each, text) in columns.items()},
+        {
+            name: ("regime", [float(of(end)) for end in ends], {"long_name": text, "units": "1"})
+            for name, (of, text) in columns.items()
+        },
         {"regime": ("regime", list(names), {"long_name": "initialisation and width"})},
     )
 

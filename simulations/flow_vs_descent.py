@@ -188,7 +188,9 @@ def measure(config: Config) -> "xr.Dataset":
             status = each.attrs["status"]
             if status == "interrupted":
                 raise KeyboardInterrupt
-            require(len(runs) > 0 or status == "complete", f"{each.attrs['method']}: {status}.")  # the flow is the first
+            require(
+                len(runs) > 0 or status == "complete", f"{each.attrs['method']}: {status}."
+            )  # the flow is the first
             runs.append(each)
     held += [
         ledger.named(claim, name) for name, each in zip(names, runs, strict=True) for claim in cooccurrence.claims(each)
