@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+import gradflow
 from figures import flow_vs_descent as figure
 from gradflow import store
 from gradflow.dynamics import progress
@@ -97,13 +98,17 @@ def test_what_is_measured_are_the_claims_and_numbers_of_the_run(finished, runs, 
         assert S0 * t[after - 1] < float(found["T1_clock"]) < S0 * t[after]
 
 
-def test_ctrl_c_is_not_measured(monkeypatch):
-    def interrupted(*args, **options):
-        raise KeyboardInterrupt
+def test_ctrl_c_in_a_descent_ends_the_measuring_there(monkeypatch):
+    done, descend = [], gradflow.descend
 
-    monkeypatch.setattr(progress, "report", interrupted)
+    def interrupted(*data, **options):
+        done.append(options["learning_rate"])
+        return dataclasses.replace(descend(*data, **options), status="interrupted")
+
+    monkeypatch.setattr(gradflow, "descend", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measure(TINY)
+    assert len(done) == 1
 
 
 def test_ctrl_c_keeps_what_was_done(tmp_path, monkeypatch):
