@@ -8,11 +8,15 @@ Yang, Kailkhura, Wang, Liang (2024), arXiv 2410.09605. Four flows of the same tr
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gradflow.errors import InputError
 from gradflow.scripts import launch
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -67,62 +71,131 @@ PRESETS = {
 }  # fmt: skip
 
 
+class Start:
+    """The data and the weights that a configuration draws, and what all runs from them share. Refuses what cannot be run."""
+
+    def __init__(self, config: Config):
+        import jax
+
+        from gradflow.dynamics.integrators import solver_of
+        from gradflow.errors import require
+        from gradflow.models import cooccurrence as model
+        from gradflow.models import coupled
+        from gradflow.observe.cooccurrence import Observer
+        from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
+
+        solver_of(config.method)
+        require(config.steps >= 0, f"steps must be >= 0, got {config.steps}.")
+        require(
+            config.learning_rate is None or config.learning_rate > 0,
+            f"learning_rate must be positive, got {config.learning_rate}.",
+        )
+        require(
+            config.end is not None or config.steps > 0, "Without descent (steps = 0), say where the flow ends: --end."
+        )
+        d = least_vocabulary(config.n, config.L) if config.d is None else config.d
+        task = CoOccurrence(config.n, config.L, d, config.random_words)
+        key_data, key_weights, key_held_out = jax.random.split(jax.random.key(config.seed), 3)
+        self.config, self.batch = config, task.sample(key_data)
+        self.sizes = dict(m=config.m, m1=config.m1, d=d, L=config.L)
+        scales = model.entry_scales(config.initialisation, **self.sizes)
+        sigma0, sigma1 = (
+            scale if given is None else given
+            for given, scale in zip((config.sigma0, config.sigma1), scales, strict=True)
+        )
+        self.scales = dict(sigma0=sigma0, sigma1=sigma1)
+        self.weights = model.init(key_weights, **self.sizes, initialisation=config.initialisation, **self.scales)
+        self.initial, self.width = coupled.reduce(self.weights), coupled.width_of(self.weights)
+        self.S0 = float(self.initial.S)
+        self.observer = Observer(self.initial, task.held_out(key_held_out, config.held_out))
+        self.solver = dict(method=config.method, rtol=config.rtol)
+
+    @cached_property
+    def sharpness(self) -> float:
+        from gradflow.dynamics.sharpness import sharpness
+        from gradflow.models.cooccurrence import loss
+
+        return float(sharpness(loss, self.weights, self.batch))
+
+    @property
+    def learning_rate(self) -> float:
+        return 0.2 / self.sharpness if self.config.learning_rate is None else self.config.learning_rate
+
+    @property
+    def t_end(self) -> float:
+        return self.config.steps * self.learning_rate if self.config.end is None else self.config.end / self.S0
+
+    def coupled_flow(self, state, times):
+        """The trajectory of the coupled system from `state`, which changes are taken from."""
+        import gradflow
+        from gradflow.models import coupled
+        from gradflow.theory import conservation
+
+        return gradflow.gradient_flow(
+            coupled.loss, state, self.batch, self.width, field=coupled.field, invariants=conservation.of_coupled,
+            times=times, save=replace(self.observer, initial=state), **self.solver,
+        )  # fmt: skip
+
+    def labelled(self, trajectory, initial=None, **attributes):
+        """The dataset of a trajectory from these weights, or from `initial`."""
+        from gradflow.observe.cooccurrence import dataset
+
+        described = self.scales | dict(random_words=self.config.random_words, seed=self.config.seed) | attributes
+        return dataset(trajectory, self.batch, self.initial if initial is None else initial, self.width, **described)
+
+
+def measure(config: Config) -> "xr.Dataset":
+    """What a sweep keeps of one run: numbers, curves and claims of the coupled flow. A run that does not end well raises."""
+    import gradflow
+    from gradflow.dynamics import progress
+    from gradflow.observe.scaling import record
+    from gradflow.theory import claims as ledger
+    from gradflow.theory.cooccurrence import claims
+
+    start = Start(config)
+    # `end` itself where it is given: S0 t_end is off by rounding, and the clock is to be the same for every seed
+    clock = gradflow.log_times(1e-2, start.S0 * start.t_end if config.end is None else config.end, config.save_points)
+    with progress.silent():
+        flow = start.labelled(start.coupled_flow(start.initial, clock / start.S0).require_complete())
+    kept = record(flow, clock)
+    numbers = {
+        "S0": (start.S0, "readout's rate at the start, |W^T a|^2"),
+        "T1_clock": (float(kept["T1"]) * start.S0, "S0 T1; see T1"),
+        "loss_at_end": (float(flow["loss"][-1]), "training loss at the end"),
+        "generalisation_at_end": (float(flow["generalisation_loss"][-1]), "loss on fresh sentences at the end"),
+    }
+    kept = kept.assign(
+        {name: ((), value, {"long_name": text, "units": "1"}) for name, (value, text) in numbers.items()}
+    )
+    return kept.merge(ledger.dataset(claims(flow)))
+
+
 def run(config: Config) -> None:
     """Solve, measure, hold to the theory, draw, and store everything in `config.out`."""
-    import jax
     import numpy as np
 
     import gradflow
     from gradflow import store
-    from gradflow.dynamics.integrators import solver_of
-    from gradflow.dynamics.sharpness import sharpness
     from gradflow.dynamics.times import log_steps, together
-    from gradflow.errors import require
     from gradflow.models import cooccurrence as model
     from gradflow.models import coupled
-    from gradflow.observe.cooccurrence import Observer, dataset
     from gradflow.observe.phases import cooccurrence_events
     from gradflow.plotting.cooccurrence import draw_all
-    from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
     from gradflow.theory import claims as ledger
     from gradflow.theory import conservation
     from gradflow.theory.cooccurrence import claims
 
-    solver_of(config.method)
-    require(config.steps >= 0, f"steps must be >= 0, got {config.steps}.")
-    require(
-        config.learning_rate is None or config.learning_rate > 0,
-        f"learning_rate must be positive, got {config.learning_rate}.",
-    )
-    require(config.end is not None or config.steps > 0, "Without descent (steps = 0), say where the flow ends: --end.")
-
-    d = least_vocabulary(config.n, config.L) if config.d is None else config.d
-    task = CoOccurrence(config.n, config.L, d, config.random_words)
-    key_data, key_weights, key_held_out = jax.random.split(jax.random.key(config.seed), 3)
-    batch = task.sample(key_data)
-    sizes = dict(m=config.m, m1=config.m1, d=d, L=config.L)
-    scales = model.entry_scales(config.initialisation, **sizes)
-    sigma0, sigma1 = (
-        scale if given is None else given for given, scale in zip((config.sigma0, config.sigma1), scales, strict=True)
-    )
-    weights = model.init(key_weights, **sizes, initialisation=config.initialisation, sigma0=sigma0, sigma1=sigma1)
-    initial, width = coupled.reduce(weights), coupled.width_of(weights)
-
-    S0 = float(initial.S)
-    sharp = float(sharpness(model.loss, weights, batch))
-    learning_rate = 0.2 / sharp if config.learning_rate is None else config.learning_rate
-    t_end = config.steps * learning_rate if config.end is None else config.end / S0
+    start = Start(config)
+    S0, learning_rate, sharp = start.S0, start.learning_rate, start.sharpness
     steps = log_steps(config.steps, 121) if config.steps else np.zeros(1, int)
     times = together(
-        gradflow.log_times(1e-2 / S0, t_end, config.save_points), learning_rate * steps[learning_rate * steps <= t_end]
+        gradflow.log_times(1e-2 / S0, start.t_end, config.save_points),
+        learning_rate * steps[learning_rate * steps <= start.t_end],
     )
-    observer = Observer(initial, task.held_out(key_held_out, config.held_out))
-    solver = dict(times=times, method=config.method, rtol=config.rtol)
-    attributes = dict(sigma0=sigma0, sigma1=sigma1, random_words=config.random_words, seed=config.seed)
     folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
 
-    def keep(name, trajectory, start=initial, **more):
-        labelled = dataset(trajectory, batch, start, width, **attributes, **more)
+    def keep(name, trajectory, initial=None, **more):
+        labelled = start.labelled(trajectory, initial, **more)
         store.save(folder, name, labelled)
         print(f"{name}\n{trajectory.trust()}\n")
         if not trajectory.complete:
@@ -130,21 +203,19 @@ def run(config: Config) -> None:
         return labelled
 
     print(
-        f"n = {config.n}, L = {config.L}, d = {d}, m = {config.m}, m1 = {config.m1}: S0 = {S0:.4g}, sharpness {sharp:.4g}\n"
+        f"n = {config.n}, L = {config.L}, d = {start.sizes['d']}, m = {config.m}, m1 = {config.m1}: S0 = {S0:.4g}, sharpness {sharp:.4g}\n"
     )
+    look = dict(save=start.observer, invariants=conservation.of_weights)
     flow = keep(
         "trajectory",
-        gradflow.gradient_flow(model.loss, weights, batch, save=observer, invariants=conservation.of_weights, **solver),
+        gradflow.gradient_flow(model.loss, start.weights, start.batch, times=times, **look, **start.solver),
     )
-    system = dict(field=coupled.field, invariants=conservation.of_coupled, **solver)
-    reduced = keep("coupled", gradflow.gradient_flow(coupled.loss, initial, batch, width, save=observer, **system))
-    start = coupled.infinite_width_start(**sizes, sigma0=sigma0, sigma1=sigma1)
-    limit = gradflow.gradient_flow(coupled.loss, start, batch, width, save=replace(observer, initial=start), **system)
-    runs = {"flow": flow, "infinite_width": keep("infinite_width", limit, start)}
+    reduced = keep("coupled", start.coupled_flow(start.initial, times))
+    mean = coupled.infinite_width_start(**start.sizes, **start.scales)
+    runs = {"flow": flow, "infinite_width": keep("infinite_width", start.coupled_flow(mean, times), mean)}
     if config.steps:
         trained = gradflow.descend(
-            model.loss, weights, batch, learning_rate=learning_rate, steps=config.steps,
-            save_steps=steps, save=observer, invariants=conservation.of_weights,
+            model.loss, start.weights, start.batch, learning_rate=learning_rate, steps=config.steps, save_steps=steps, **look
         )  # fmt: skip
         runs["descent"] = keep("descent", trained, learning_rate=learning_rate)
         print(f"learning_rate x sharpness at the start = {learning_rate * sharp:.3g} (descent is stable below 2)")

@@ -9,9 +9,14 @@ Word co-occurrence (Yang, Kailkhura, Wang, Liang 2024, arXiv 2410.09605), full w
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gradflow.scripts import launch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -69,88 +74,174 @@ PRESETS = {
 }  # fmt: skip
 
 
+class Start:
+    """The data and the weights that a configuration draws, and what all runs from them share. Refuses what cannot be run."""
+
+    def __init__(self, config: Config):
+        import jax
+
+        from gradflow.dynamics.minibatches import Minibatches
+        from gradflow.dynamics.sharpness import sharpness
+        from gradflow.errors import require
+        from gradflow.models import cooccurrence as model
+        from gradflow.models import coupled
+        from gradflow.observe.comparison import require_comparable
+        from gradflow.observe.cooccurrence import Observer
+        from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
+        from gradflow.theory import conservation
+
+        rates = config.learning_rates or config.rates
+        require(bool(rates) and min(rates) > 0, f"Learning rates must be positive, got {rates}.")
+        require(config.end > 0 and config.compared_end > 0, "end and compared_end must be positive times.")
+        self.config, self.d = config, least_vocabulary(config.n, config.L) if config.d is None else config.d
+        task = CoOccurrence(config.n, config.L, self.d, config.random_words)
+        key_data, key_weights, key_held_out, self.key_sgd = jax.random.split(jax.random.key(config.seed), 4)
+        self.batch = task.sample(key_data)
+        sizes = dict(m=config.m, m1=config.m1, d=self.d, L=config.L, initialisation=config.initialisation)
+        scales = model.entry_scales(**sizes)
+        self.scales = dict(sigma0=scales[0] if config.sigma0 is None else config.sigma0, sigma1=scales[1])
+        self.weights = model.init(key_weights, **sizes, sigma0=self.scales["sigma0"])
+        self.initial, self.width = coupled.reduce(self.weights), coupled.width_of(self.weights)
+        self.S0 = float(self.initial.S)
+        self.sharpness = float(sharpness(model.loss, self.weights, self.batch))
+        self.learning_rates = config.learning_rates or tuple(rate / self.sharpness for rate in config.rates)
+        require_comparable(config.compared_rates)
+        require(config.tolerance > 0, f"tolerance must be a positive distance, got {config.tolerance}.")
+        names = {f"{rate:.3g}" for rate in self.learning_rates}
+        require(
+            len(names) == len(self.learning_rates),
+            f"Learning rates must differ in three digits, got {self.learning_rates}.",
+        )
+        for size in config.batch_sizes:  # refused before anything runs, where it cannot be had
+            Minibatches.plan((self.batch,), size, "without_replacement", self.key_sgd)
+        observer = Observer(self.initial, task.held_out(key_held_out, config.held_out), sharpness=True)
+        self.look = dict(save=observer, invariants=conservation.of_weights)
+
+    def compare(self):
+        """The comparison of descents with the flow, and the certificate."""
+        from gradflow.models.cooccurrence import loss
+        from gradflow.observe.comparison import compare
+
+        config = self.config
+        comparison, certificate = compare(
+            loss, self.weights, self.batch, rate_times_sharpness=config.compared_rates,
+            t_end=config.compared_end / self.S0, tolerance=config.tolerance, invariants=self.look["invariants"],
+        )  # fmt: skip
+        comparison.attrs |= {"S0": self.S0}
+        return comparison, certificate
+
+    def trainings(self) -> "Iterator[tuple[str, xr.Dataset]]":
+        """The flow, and every training that is held to the theory: (name, run), each as soon as it is there."""
+        import gradflow
+        from gradflow.models.cooccurrence import loss
+
+        times = gradflow.log_times(1e-2 / self.S0, self.config.end / self.S0, self.config.save_points)
+        flow = gradflow.gradient_flow(loss, self.weights, self.batch, times=times, **self.look)
+        yield "trajectory", self.labelled(flow, "flow")
+        for rate in self.learning_rates:
+            yield f"gd_{rate:.3g}", self.trained(f"GD {rate:.3g}", rate)
+        for size in self.config.batch_sizes:
+            yield f"sgd_{size}", self.trained(f"SGD {size} of {self.config.n}", min(self.learning_rates), size)
+
+    def trained(self, label, learning_rate, batch_size=None):
+        import gradflow
+        from gradflow.dynamics.times import log_steps
+        from gradflow.models.cooccurrence import loss
+
+        steps = max(int(self.config.end / self.S0 / learning_rate), 1)
+        descent = gradflow.descend(
+            loss, self.weights, self.batch, learning_rate=learning_rate, steps=steps,
+            save_steps=log_steps(steps, self.config.save_points), batch_size=batch_size, key=self.key_sgd, **self.look,
+        )  # fmt: skip
+        return self.labelled(descent, label, learning_rate, batch_size)
+
+    def labelled(self, trajectory, label, learning_rate=0.0, batch_size=None):
+        from gradflow.observe.cooccurrence import dataset
+
+        return dataset(
+            trajectory, self.batch, self.initial, self.width, label=label, learning_rate=learning_rate, batch_size=batch_size or self.config.n,
+            **self.scales, random_words=self.config.random_words, seed=self.config.seed,
+        )  # fmt: skip
+
+
+def measure(config: Config) -> "xr.Dataset":
+    """What a sweep keeps of one run: the claims on the comparison and on every training, and where each training gets to.
+
+    Trainings are called by what the configuration says of them, and not by the learning rates that follow from the seed. A
+    descent that diverges is a result, not `complete`; a flow that does not end well raises, and so does a comparison.
+    """
+    import xarray as xr
+
+    from gradflow.dynamics import progress
+    from gradflow.errors import require
+    from gradflow.observe.phases import cooccurrence_events
+    from gradflow.theory import claims as ledger
+    from gradflow.theory import cooccurrence, discretisation
+
+    start = Start(config)
+    rates = [f"{rate:.3g}" for rate in config.learning_rates] or [f"{rate:g} / sharpness" for rate in config.rates]
+    names = ["flow", *(f"GD {rate}" for rate in rates), *(f"SGD {size}" for size in config.batch_sizes)]
+    runs = []
+    with progress.silent():
+        held = discretisation.claims(start.compare()[0])
+        for _, each in start.trainings():
+            status = each.attrs["status"]
+            if status == "interrupted":
+                raise KeyboardInterrupt
+            require(
+                len(runs) > 0 or status == "complete", f"{each.attrs['method']}: {status}."
+            )  # the flow is the first
+            runs.append(each)
+    held += [
+        ledger.named(claim, name) for name, each in zip(names, runs, strict=True) for claim in cooccurrence.claims(each)
+    ]
+    columns = {
+        "T1_clock": (
+            [start.S0 * cooccurrence_events(each)["T1"].time for each in runs],
+            "S0 T1, T1 the first time that every sample is right; NaN where that never is",
+        ),
+        "loss_at_end": ([float(each["loss"][-1]) for each in runs], "training loss at the end"),
+        "rate_times_sharpness": (
+            [each.attrs["learning_rate"] * float(each["sharpness"].max()) for each in runs],
+            "learning rate x largest sharpness along the run",
+        ),
+        "R_at_end": ([float(each["R"][-1]) for each in runs], "R at the end"),
+        "complete": (
+            [float(each.attrs["status"] == "complete") for each in runs],
+            "1 where the run went to its end, 0 where it diverged",
+        ),
+    }
+    of_runs = {name: ("run", values, {"long_name": text, "units": "1"}) for name, (values, text) in columns.items()}
+    return xr.Dataset(of_runs, {"run": ("run", names, {"long_name": "training"})}).merge(ledger.dataset(held))
+
+
 def run(config: Config) -> None:
     """Compare, train, hold to the theory, draw, and store everything in `config.out`."""
-    import jax
-
-    import gradflow
     from gradflow import store
-    from gradflow.dynamics.minibatches import Minibatches
-    from gradflow.dynamics.sharpness import sharpness
-    from gradflow.dynamics.times import log_steps
     from gradflow.errors import require
-    from gradflow.models import cooccurrence as model
-    from gradflow.models import coupled
-    from gradflow.observe.comparison import compare, require_comparable
-    from gradflow.observe.cooccurrence import Observer, dataset
     from gradflow.observe.phases import cooccurrence_events, unstable
     from gradflow.plotting.comparison import draw_all
-    from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
     from gradflow.theory import claims as ledger
-    from gradflow.theory import conservation, cooccurrence, discretisation
+    from gradflow.theory import cooccurrence, discretisation
 
-    rates = config.learning_rates or config.rates
-    require(bool(rates) and min(rates) > 0, f"Learning rates must be positive, got {rates}.")
-    require(config.end > 0 and config.compared_end > 0, "end and compared_end must be positive times.")
-    d = least_vocabulary(config.n, config.L) if config.d is None else config.d
-    task = CoOccurrence(config.n, config.L, d, config.random_words)
-    key_data, key_weights, key_held_out, key_sgd = jax.random.split(jax.random.key(config.seed), 4)
-    batch = task.sample(key_data)
-    sizes = dict(m=config.m, m1=config.m1, d=d, L=config.L, initialisation=config.initialisation)
-    scales = model.entry_scales(**sizes)
-    sigma0, sigma1 = scales[0] if config.sigma0 is None else config.sigma0, scales[1]
-    weights = model.init(key_weights, **sizes, sigma0=sigma0)
-    initial, width = coupled.reduce(weights), coupled.width_of(weights)
-    S0, sharp = float(initial.S), float(sharpness(model.loss, weights, batch))
-    learning_rates = config.learning_rates or tuple(rate / sharp for rate in config.rates)
-    require_comparable(config.compared_rates)
-    require(config.tolerance > 0, f"tolerance must be a positive distance, got {config.tolerance}.")
-    names = [f"gd_{rate:.3g}" for rate in learning_rates]
-    require(len(set(names)) == len(names), f"Learning rates must differ in three digits, got {learning_rates}.")
-    for size in config.batch_sizes:  # refused before anything runs, where it cannot be had
-        Minibatches.plan((batch,), size, "without_replacement", key_sgd)
-    observer = Observer(initial, task.held_out(key_held_out, config.held_out), sharpness=True)
+    start = Start(config)
+    S0 = start.S0
     folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
     print(
-        f"n = {config.n}, L = {config.L}, d = {d}, m = {config.m}, m1 = {config.m1}: S0 = {S0:.4g}, sharpness {sharp:.4g}\n"
+        f"n = {config.n}, L = {config.L}, d = {start.d}, m = {config.m}, m1 = {config.m1}: S0 = {S0:.4g}, sharpness {start.sharpness:.4g}\n"
     )
 
-    comparison, certificate = compare(
-        model.loss, weights, batch, rate_times_sharpness=config.compared_rates,
-        t_end=config.compared_end / S0, tolerance=config.tolerance, invariants=conservation.of_weights,
-    )  # fmt: skip
-    comparison.attrs |= {"S0": S0}
+    comparison, certificate = start.compare()
     store.save(folder, "comparison", comparison)
     held = discretisation.claims(comparison)
     print(f"{certificate}\n{certificate.flow.trust()}\n\n{ledger.table(held)}\n")
 
     runs, verdicts = {}, {}
-
-    def keep(name, trajectory, label, learning_rate=0.0, batch_size=config.n):
-        labelled = dataset(
-            trajectory, batch, initial, width, label=label, learning_rate=learning_rate, batch_size=batch_size,
-            sigma0=sigma0, sigma1=sigma1, random_words=config.random_words, seed=config.seed,
-        )  # fmt: skip
-        store.save(folder, name, labelled)
-        require(trajectory.status != "interrupted", f"{label} interrupted. What was done is in {folder}.")
-        runs[name], verdicts[label] = labelled, cooccurrence.claims(labelled)
-
-    look = dict(save=observer, invariants=conservation.of_weights)
-    times = gradflow.log_times(1e-2 / S0, config.end / S0, config.save_points)
-    keep("trajectory", gradflow.gradient_flow(model.loss, weights, batch, times=times, **look), "flow")
-
-    def train(name, label, learning_rate, batch_size=None):
-        steps = max(int(config.end / S0 / learning_rate), 1)
-        trained = gradflow.descend(
-            model.loss, weights, batch, learning_rate=learning_rate, steps=steps,
-            save_steps=log_steps(steps, config.save_points), batch_size=batch_size, key=key_sgd, **look,
-        )  # fmt: skip
-        keep(name, trained, label, learning_rate, batch_size or config.n)
-
-    for name, rate in zip(names, learning_rates, strict=True):
-        train(name, f"GD {rate:.3g}", rate)
-    for size in config.batch_sizes:
-        train(f"sgd_{size}", f"SGD {size} of {config.n}", min(learning_rates), size)
+    for name, each in start.trainings():
+        store.save(folder, name, each)
+        label = each.attrs["label"]
+        require(each.attrs["status"] != "interrupted", f"{label} interrupted. What was done is in {folder}.")
+        runs[name], verdicts[label] = each, cooccurrence.claims(each)
 
     header = "rate x sharpness: start, largest; above 2 in S0 t", "S0 T1", "loss at the end", "claims"
     print("{:<14} {:<50} {:>8} {:>16}  {}".format("", *header))

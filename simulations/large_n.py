@@ -8,9 +8,14 @@ Word co-occurrence (Yang, Kailkhura, Wang, Liang 2024, arXiv 2410.09605) with un
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gradflow.scripts import launch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -49,18 +54,11 @@ PRESETS = {
 }
 
 
-def run(config: Config) -> None:
-    """Solve, measure, hold to the theory, draw, and store everything in `config.out`."""
-    import jax
-    import numpy as np
-
-    from gradflow import log_times, store
+def prepare(config: Config) -> tuple:
+    """The times of the flows that are compared, and of the phase diagram's. Refuses what cannot be run."""
+    from gradflow import log_times
     from gradflow.errors import require
-    from gradflow.observe.large_n import POPULATION, diagram, orbit_flows, random_flows
-    from gradflow.plotting.large_n import draw_all
     from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
-    from gradflow.theory import claims as ledger
-    from gradflow.theory.large_n import claims
 
     require(config.seeds >= 2, f"A confidence interval needs at least two seeds, got {config.seeds}.")
     for name in ("widths", "sentences", "samples"):
@@ -68,30 +66,59 @@ def run(config: Config) -> None:
         require(bool(values) and sorted(set(values)) == list(values), f"{name} must be given and ascend, got {values}.")
     require(len(config.widths) >= 2 and config.widths[0] > 0, f"At least two positive widths, got {config.widths}.")
     require(config.sentences[-1] < config.samples[0], "samples go on where sentences end; they must be more.")
-    for n in (*config.sentences, *config.samples):  # refused before anything runs
+    for n in (*config.sentences, *config.samples):
         CoOccurrence(n, config.L, least_vocabulary(n, config.L))
     require(config.m1 > 0, f"m1 must be positive, got {config.m1}.")
     require(min(config.grid) >= 2, f"The phase diagram needs two points each way, got {config.grid}.")
-    window, late = log_times(0.1, config.end, 41), log_times(0.1, config.late, 91)
-    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
+    return log_times(0.1, config.end, 41), log_times(0.1, config.late, 91)
+
+
+def solve(config: Config, window, late) -> "Iterator[tuple[str, xr.Dataset]]":
+    """The three datasets by name, each as soon as it is there."""
+    import jax
+    import numpy as np
+
+    from gradflow.observe.large_n import POPULATION, diagram, orbit_flows, random_flows
 
     shared = dict(L=config.L, m1=config.m1, widths=config.widths, times=window)
     key = jax.random.key(config.seed)
-    random = random_flows(key, sentences=config.sentences, seeds=config.seeds, **shared)
-    store.save(folder, "random", random)
+    yield "random", random_flows(key, sentences=config.sentences, seeds=config.seeds, **shared)
     every_n = (*config.sentences, *config.samples, POPULATION)
-    orbits = orbit_flows(samples=every_n, checked=config.sentences[-1], **shared)
-    store.save(folder, "orbits", orbits)
+    yield "orbits", orbit_flows(samples=every_n, checked=config.sentences[-1], **shared)
     samples, lengths = (
         np.unique(np.round(np.geomspace(first, last, points)).astype(int))
         for first, last, points in ((2, 1_000_000, config.grid[0]), (3, 100, config.grid[1]))
     )
-    phases = diagram(samples=6 * samples, lengths=lengths, m=config.widths[-1], m1=config.m1, times=late)
-    store.save(folder, "diagram", phases)
+    yield "diagram", diagram(samples=6 * samples, lengths=lengths, m=config.widths[-1], m1=config.m1, times=late)
 
-    held = claims(random, orbits, phases)
+
+def measure(config: Config) -> "xr.Dataset":
+    """What a sweep keeps of one run: the claims. A flow that does not end well raises."""
+    from gradflow.dynamics import progress
+    from gradflow.theory import claims as ledger
+    from gradflow.theory.large_n import claims
+
+    with progress.silent():
+        return ledger.dataset(claims(**dict(solve(config, *prepare(config)))))
+
+
+def run(config: Config) -> None:
+    """Solve, measure, hold to the theory, draw, and store everything in `config.out`."""
+    from gradflow import store
+    from gradflow.plotting.large_n import draw_all
+    from gradflow.theory import claims as ledger
+    from gradflow.theory.large_n import claims
+
+    times = prepare(config)
+    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
+    datasets = {}
+    for name, each in solve(config, *times):
+        store.save(folder, name, each)
+        datasets[name] = each
+
+    held = claims(**datasets)
     store.save_claims(folder, held)
-    pictures = draw_all(random, orbits, phases, folder)
+    pictures = draw_all(**datasets, folder=folder)
     print(
         f"\n{ledger.table(held)}\n\n{ledger.summary(held)}\nIn {folder}: datasets (*.nc), claims.json, {', '.join(path.name for path in pictures)}"
     )

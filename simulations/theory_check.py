@@ -11,9 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product, zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gradflow.scripts import launch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Config:
     """folder that receives config.json, grid.nc, claims.json, ledger.md and the picture"""
     overwrite: bool = False
     """replace the grid that the folder holds"""
+    seed: int = 0
+    """of the data and the starts: the grid takes the keys seed x seeds to (seed + 1) x seeds - 1, so that no two seeds share a run"""
     seeds: int = 10
     """runs of each setting, with data and start of their own"""
     n: tuple[int, ...] = (36, 18, 72)
@@ -77,34 +84,32 @@ def settings(config: Config) -> list:
     return sorted(found)
 
 
-def run(config: Config) -> None:
-    """Solve every setting for every seed, judge, draw, and store everything in `config.out`."""
-    import jax
-
-    import gradflow
-    from gradflow import store
-    from gradflow.dynamics import progress
+def prepare(config: Config) -> tuple:
+    """The task of every setting, the times to save in units of the readout's rate, and the seeds. Refuses what cannot be run."""
+    from gradflow import log_times
     from gradflow.errors import require
-    from gradflow.models import coupled
-    from gradflow.observe.cooccurrence import Observer, dataset
-    from gradflow.observe.scaling import grid, record
-    from gradflow.plotting.style import write
-    from gradflow.plotting.theory_check import one_page
     from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
-    from gradflow.theory import claims as claims_of
-    from gradflow.theory.ledger import ledger, table
-    from gradflow.theory.statements import ENTRIES
 
     require(config.seeds >= 3, f"Intervals need at least 3 seeds, got {config.seeds}.")
     require(config.end > 100, f"end must leave Phase 1 behind, which lasts until about 13 to 30; got {config.end}.")
     require(config.workers > 0, f"workers must be at least 1, got {config.workers}.")
     require(config.held_out > 0, f"held_out must be a positive number of sentences, got {config.held_out}.")
-    wanted = settings(config)
-    tasks = {each: CoOccurrence(each.n, each.L, least_vocabulary(each.n, each.L)) for each in wanted}
-    clock = gradflow.log_times(1e-2, config.end, config.save_points)
-    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
+    tasks = {each: CoOccurrence(each.n, each.L, least_vocabulary(each.n, each.L)) for each in settings(config)}
+    first = config.seed * config.seeds
+    return tasks, log_times(1e-2, config.end, config.save_points), range(first, first + config.seeds)
 
-    def solve(setting, seed):
+
+def solve(config: Config, tasks, clock, seeds) -> "Iterator[tuple[tuple, str, xr.Dataset | None]]":
+    """(setting, seed), how the flow ended, and its record where that is well: for every run, as they are done."""
+    import jax
+
+    import gradflow
+    from gradflow.dynamics import progress
+    from gradflow.models import coupled
+    from gradflow.observe.cooccurrence import Observer, dataset
+    from gradflow.observe.scaling import record
+
+    def follow(setting, seed):
         task, width = tasks[setting], coupled.Width(float(setting.m), float(setting.m1))
         key_data, key_start, key_held_out = jax.random.split(jax.random.key(seed), 3)
         batch, scales = task.sample(key_data), dict(sigma0=setting.sigma0, sigma1=setting.sigma1)
@@ -114,23 +119,61 @@ def run(config: Config) -> None:
             coupled.loss, initial, batch, width, field=coupled.field, times=clock / setting.rate,
             save=observer, rtol=RTOL, atol=RTOL * setting.score, show_progress=False,
         )  # fmt: skip
-        if not flow.complete:
-            print(f"left out: {setting}, seed {seed}: {flow.status}")
-            return None
-        return record(dataset(flow, batch, initial, width, **scales), clock)
+        return flow.status, record(dataset(flow, batch, initial, width, **scales), clock) if flow.complete else None
 
-    runs, seeds = {}, range(config.seeds)
     by_shape = {}
-    for setting, seed in product(wanted, seeds):
+    for setting, seed in product(tasks, seeds):
         by_shape.setdefault((setting.n, setting.L), []).append((setting, seed))
     # in turns, so that no two workers compile for one shape
     todo = [each for turn in zip_longest(*by_shape.values()) for each in turn if each]
+    pool = ThreadPoolExecutor(config.workers)
     try:
-        with progress.bar(len(todo), " runs", "grid") as done, ThreadPoolExecutor(config.workers) as pool:
-            for each, kept in zip(todo, pool.map(solve, *zip(*todo, strict=True)), strict=True):
-                if kept is not None:
-                    runs[each] = kept
+        with progress.bar(len(todo), " runs", "grid") as done:
+            for each, (status, kept) in zip(todo, pool.map(follow, *zip(*todo, strict=True)), strict=True):
+                yield each, status, kept
                 done.update()
+    finally:
+        pool.shutdown(cancel_futures=True)  # who stops listening wants no more of them
+
+
+def measure(config: Config) -> "xr.Dataset":
+    """What a sweep keeps of one grid: its claims. A run that does not end well raises."""
+    from gradflow.dynamics import progress
+    from gradflow.errors import require
+    from gradflow.observe.scaling import grid
+    from gradflow.theory import claims as claims_of
+    from gradflow.theory.ledger import ledger
+    from gradflow.theory.statements import ENTRIES
+
+    tasks, clock, seeds = prepare(config)
+    runs = {}
+    with progress.silent():
+        for (setting, seed), status, kept in solve(config, tasks, clock, seeds):
+            require(kept is not None, f"{setting}, seed {seed}: {status}.")
+            runs[setting, seed] = kept
+    return claims_of.dataset(verdict.claim() for verdict in ledger(grid(runs, seeds), ENTRIES))
+
+
+def run(config: Config) -> None:
+    """Solve every setting for every seed, judge, draw, and store everything in `config.out`."""
+    from gradflow import store
+    from gradflow.errors import require
+    from gradflow.observe.scaling import grid
+    from gradflow.plotting.style import write
+    from gradflow.plotting.theory_check import one_page
+    from gradflow.theory import claims as claims_of
+    from gradflow.theory.ledger import ledger, table
+    from gradflow.theory.statements import ENTRIES
+
+    tasks, clock, seeds = prepare(config)
+    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
+    runs = {}
+    try:
+        for (setting, seed), status, kept in solve(config, tasks, clock, seeds):
+            if kept is None:
+                print(f"left out: {setting}, seed {seed}: {status}")
+            else:
+                runs[setting, seed] = kept
     except KeyboardInterrupt:
         if not runs:
             raise

@@ -1,8 +1,23 @@
 """How a long solve speaks: a bar with steps, time, loss and time left, silent when the output is no terminal."""
 
+import contextlib
+import contextvars
 import sys
+from collections.abc import Iterator
 
 from tqdm import tqdm
+
+_silent = contextvars.ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """No bars in here, in this thread, whoever asks for one."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def bar(total: int, unit: str, description: str, *, show: bool | None = None, done: int = 0) -> tqdm:
@@ -10,7 +25,7 @@ def bar(total: int, unit: str, description: str, *, show: bool | None = None, do
 
     `done` units were done before, in a time that is not known.
     """
-    visible = sys.stderr.isatty() if show is None else show
+    visible = not _silent.get() and (sys.stderr.isatty() if show is None else show)
     return tqdm(
         total=total, desc=description, unit=unit, initial=done, disable=not visible, leave=False, file=sys.stderr
     )

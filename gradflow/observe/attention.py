@@ -122,8 +122,8 @@ RANDOM_M, RANDOM_M1 = np.array([64, 16, 256]), np.array([1, 4, 4])
 RANDOM_NUMBERS = Groups(np.array([0.99, 0.5, 0.9]), np.array([0.01, 1.0, 0.1]), 1.0 * RANDOM_M * RANDOM_M1)
 
 
-def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds: int) -> xr.Dataset:
-    """Networks of these kinds with random weights and data.
+def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds: Sequence[int]) -> xr.Dataset:
+    """Networks of these kinds with random weights and data, one for each seed.
 
     Returns a dataset over (kind, seed): advantage and score (the largest change among the signals) at the last time.
     """
@@ -131,12 +131,12 @@ def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds
     def loss(state, batch, width, rate):
         return coupled.loss(state, batch, width)
 
-    found = {name: np.zeros((RANDOM_M.size, seeds)) for name in ("advantage", "score")}
-    with progress.bar(RANDOM_M.size * seeds, " networks", "random networks") as done:
+    found = {name: np.zeros((RANDOM_M.size, len(seeds))) for name in ("advantage", "score")}
+    with progress.bar(RANDOM_M.size * len(seeds), " networks", "random networks") as done:
         for kind, (m, m1) in enumerate(zip(RANDOM_M.tolist(), RANDOM_M1.tolist(), strict=True)):
             shape = scales(Groups(*(each[kind] for each in RANDOM_NUMBERS)), m1) | {"m": m, "m1": m1}
             ends = times[[0, -1]] / readout_rate(**shape)
-            for seed in range(seeds):
+            for place, seed in enumerate(seeds):
                 key_data, key_start = jax.random.split(jax.random.fold_in(jax.random.key(seed), kind))
                 state = coupled.draw(key_start, d=task.d, L=task.L, **shape)
                 data = task.sample(key_data), Width(float(m), float(m1))
@@ -146,8 +146,8 @@ def random_networks(task: CoOccurrence, *, times: Float[np.ndarray, " T"], seeds
                     ).require_complete()
                     for rate in (1.0, 0.0)
                 )
-                found["advantage"][kind, seed] = without.loss[-1] / full.loss[-1]
-                found["score"][kind, seed] = np.abs(full.final.A - state.A)[:3, :3].max() / m**0.5
+                found["advantage"][kind, place] = without.loss[-1] / full.loss[-1]
+                found["score"][kind, place] = np.abs(full.final.A - state.A)[:3, :3].max() / m**0.5
                 done.update(1)
     long_names = {"advantage": "loss with W_K and W_Q frozen over loss", "score": "largest change of A / sqrt(m)"}
     return xr.Dataset(

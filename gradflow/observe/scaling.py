@@ -1,8 +1,9 @@
 """One run in a few numbers, and many runs as one dataset: what is needed to see how the theory's constants scale.
 
 `summary` reduces a run of `observe.cooccurrence` to what the theorems of Yang et al. (2024) speak of: values at the start, at
-T1 (every sample right for the first time), over Phase 2, and at the end. `grid` stacks runs over (setting, seed). A setting
-is five numbers, and the grid's coordinates:
+T1 (every sample right for the first time), over Phase 2, and at the end. `record` makes them and some curves one dataset, of the
+same variables whatever became of the run, and `grid` stacks those over (setting, seed). A setting is six numbers, and the
+grid's coordinates:
 
     n, L, m, m1    training sentences, words in each, attention width, neurons
     start          sigma0 sqrt(L m), which Condition 1 lets be any constant up to logarithms
@@ -112,7 +113,7 @@ _LONG_NAMES = {
     "change_attention": "largest |p(t) - p(0)| at the end",
 }  # fmt: skip
 # over S0 t, at the save points, for pictures
-CURVES = ("loss", "R", "s2_over_s3")
+CURVES = {"loss": "training loss", "R": "(s2 + s3 + s4 - s1) / (s1 - s2)", "s2_over_s3": "s2 / s3"}
 # changes of attention, which is of order 1, below which they are rounding: they count as not measured
 ROUNDING = 1e-13
 _OF_ATTENTION = ("initial_attention", "change_attention_until_T1", "signal_attention", "change_attention")
@@ -283,30 +284,44 @@ def _largest(above: np.ndarray, below: np.ndarray) -> float:
     return float(np.max(above / below)) if np.min(below) > 0 else np.inf
 
 
-def grid(runs: Mapping[tuple[Setting, int], xr.Dataset | Mapping[str, object]], seeds: Sequence[int]) -> xr.Dataset:
-    """Summaries of runs over (setting, seed); NaN where a run is missing or did not get there.
+def record(run: xr.Dataset, clock: np.ndarray) -> xr.Dataset:
+    """What is kept of a run: its summary, NaN where it did not get there, and some curves over `clock`.
+
+    clock   the times of the run in units of the readout's rate at the start, or of its mean: the same numbers for all that are stacked
+    """
+    seen = summary(run)
+    return xr.Dataset(
+        {name: ((), seen.get(name, np.nan), _described(long_name)) for name, long_name in _LONG_NAMES.items()}
+        | {name: ("clock", run[name].values, _described(long_name)) for name, long_name in CURVES.items()},
+        {"clock": ("clock", clock, _described("S0 t, time in units of the readout's initial rate"))},
+    )
+
+
+def grid(runs: Mapping[tuple[Setting, int], xr.Dataset], seeds: Sequence[int]) -> xr.Dataset:
+    """Records of runs over (setting, seed); NaN where a run is missing or did not get there.
 
     `runs` maps (setting, seed) to what `record` made of the run.
     """
     settings = list(dict.fromkeys(setting for setting, _ in runs))
-    clock = next(iter(runs.values()))["clock"]
-    empty = {name: np.nan for name in _LONG_NAMES} | {name: np.full(len(clock), np.nan) for name in CURVES}
-    rows = [[empty | dict(runs.get((setting, seed), {})) for seed in seeds] for setting in settings]
-    variables = {}
-    for name in (*_LONG_NAMES, *CURVES):
-        dims = ("setting", "seed", "clock") if name in CURVES else ("setting", "seed")
-        values = np.array([[row[name] for row in line] for line in rows])
-        variables[name] = (dims, values, {"long_name": _LONG_NAMES.get(name, name), "units": "1"})
+    first = next(iter(runs.values()))
+    missing = xr.full_like(first, np.nan)
+    rows = [[runs.get((setting, seed), missing) for seed in seeds] for setting in settings]
+    variables = {
+        name: (
+            ("setting", "seed", *each.dims),
+            np.array([[run[name].values for run in row] for row in rows]),
+            each.attrs,
+        )
+        for name, each in first.items()
+    }
     coords = {
         name: ("setting", np.array(each, float))
         for name, each in zip(COORDINATES, zip(*settings, strict=True), strict=True)
     }
     coords |= {name: ("setting", [getattr(setting, name) for setting in settings]) for name in ("sigma0", "sigma1")}
-    return xr.Dataset(
-        variables, coords | {"seed": list(seeds), "clock": ("clock", clock, {"long_name": "sigma1^2 m m1 t"})}
-    )
+    clock = ("clock", first["clock"].values, {"long_name": "sigma1^2 m m1 t"})
+    return xr.Dataset(variables, coords | {"seed": list(seeds), "clock": clock})
 
 
-def record(run: xr.Dataset, clock: np.ndarray) -> dict[str, object]:
-    """What `grid` keeps of a run that was saved at the times `clock` / (sigma1^2 m m1): its summary and some curves."""
-    return summary(run) | {name: run[name].values for name in CURVES} | {"clock": clock}
+def _described(long_name: str) -> dict[str, str]:
+    return {"long_name": long_name, "units": "1"}

@@ -7,6 +7,8 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
+import xarray as xr
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
@@ -53,6 +55,28 @@ def at_most(
 def named(claim: Claim, run: str) -> Claim:
     """The claim with the name of the run that it was evaluated on, for a ledger of several runs."""
     return dataclasses.replace(claim, name=f"{run}: {claim.name}")
+
+
+def dataset(claims: Iterable[Claim]) -> xr.Dataset:
+    """The numbers of claims over `claim`, their names, as a sweep keeps them.
+
+    measured, predicted (NaN for a statement), holds (1 yes, 0 no, NaN where the run cannot tell). A name that begins with "..."
+    goes on where the last whole one ended, which stands before it here: rows are told by their names alone.
+    """
+    claims, names, whole = list(claims), [], ""
+    for claim in claims:
+        goes_on = claim.name.startswith("...")
+        whole = whole if goes_on else claim.name
+        names.append(f"{whole} {claim.name}" if goes_on else whole)
+    columns = {
+        "measured": ("measured by the run", [claim.measured for claim in claims]),
+        "predicted": ("predicted by the theory; NaN for a statement that is no number", [math.nan if isinstance(claim.predicted, str) else claim.predicted for claim in claims]),
+        "holds": ("1 holds, 0 fails, NaN cannot be told from the run", [math.nan if claim.holds is None else float(claim.holds) for claim in claims]),
+    }  # fmt: skip
+    return xr.Dataset(
+        {name: ("claim", values, {"long_name": text, "units": "1"}) for name, (text, values) in columns.items()},
+        {"claim": ("claim", names, {"long_name": "claim of the theory"})},
+    )
 
 
 def table(claims: Iterable[Claim]) -> str:

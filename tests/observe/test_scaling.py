@@ -174,9 +174,13 @@ BY_HAND = {
 }
 
 
+def recorded(run):
+    return record(run, run["time"].values)
+
+
 @pytest.fixture(scope="module")
 def seen():
-    return record(made_up(), np.array([0.0, 1.0]))
+    return recorded(made_up())
 
 
 # a save point is 6e-3 of its time from the next, between which curves bend by 1e-5; a share is off by one save point at most
@@ -189,15 +193,23 @@ def test_the_table_has_every_number_and_every_one_that_a_statement_is_judged_by(
     assert set(BY_HAND) == set(_LONG_NAMES) and {entry.measured for entry in ENTRIES} <= set(BY_HAND)
 
 
+def test_a_record_has_every_number_and_curve_of_every_run_with_its_name_and_unit(seen):
+    short = recorded(made_up().sel(time=slice(1.9 * T1)))
+    for each in (seen, short):
+        assert list(each.data_vars) == [*_LONG_NAMES, *CURVES]
+        assert all(variable.attrs["long_name"] and variable.attrs["units"] == "1" for variable in each.values())
+    assert seen["T1"].dims == () and seen["loss"].dims == ("clock",)
+
+
 def test_a_run_that_ends_before_2_T1_has_numbers_of_its_start_alone(seen):
-    short = record(made_up().sel(time=slice(1.9 * T1)), np.zeros(1))
-    told = {name for name in _LONG_NAMES if np.isfinite(short.get(name, np.nan))}
+    short = recorded(made_up().sel(time=slice(1.9 * T1)))
+    told = {name for name in _LONG_NAMES if np.isfinite(short[name])}
     assert told == {name for name in BY_HAND if name.startswith("initial")} | {"peak_over_start"}
     assert all(short[name] == seen[name] for name in told)
 
 
 def test_a_run_in_which_not_every_sample_comes_right_says_so_and_is_not_merely_missing():
-    assert record(made_up().sel(time=slice(0.9 * T1)), np.zeros(1))["T1"] == np.inf
+    assert recorded(made_up().sel(time=slice(0.9 * T1)))["T1"] == np.inf
 
 
 def test_denominators_that_are_not_positive_are_infinite_and_attention_below_rounding_is_missing():
@@ -208,7 +220,7 @@ def test_denominators_that_are_not_positive_are_infinite_and_attention_below_rou
     run["G"][-1, 0] *= -1
     run["A"][-1] = run["A"][0] - 1
     run["change_attention"] *= ROUNDING / 2
-    bad = record(run, np.zeros(1))
+    bad = recorded(run)
     infinite = ("sum_over_gap_12", "sum_over_gap_3", "rate_ratio", "G_ratio", "signal_score_spread")
     assert [bad[name] for name in infinite] == [np.inf] * 5
     assert bad["lemma_4_5"] == -1 and np.isnan([bad["change_attention"], bad["change_attention_until_T1"]]).all()
@@ -216,11 +228,13 @@ def test_denominators_that_are_not_positive_are_infinite_and_attention_below_rou
 
 def test_a_grid_places_runs_by_setting_and_seed():
     settings = [Setting(12, 4, 1000, 8, start) for start in (0.5, 0.1)]
-    stacked = grid({(settings[1], 7): record(made_up(), TIMES), (settings[0], 5): {"T1": 1.0, "clock": TIMES}}, [5, 7])
+    whole = recorded(made_up())
+    stacked = grid({(settings[1], 7): whole, (settings[0], 5): xr.full_like(whole, np.nan).assign(T1=1.0)}, [5, 7])
     np.testing.assert_array_equal(np.isfinite(stacked["T1"]), [[False, True], [True, False]])
     np.testing.assert_allclose(stacked["sigma0"], [0.1 / 4000**0.5, 0.5 / 4000**0.5])
     np.testing.assert_allclose(stacked["sigma1"], 8**-0.5)
     np.testing.assert_array_equal(stacked["start"], [0.1, 0.5])
+    assert stacked["loss"].attrs == whole["loss"].attrs and stacked.sizes["clock"] == TIMES.size
     for name in CURVES:
         np.testing.assert_array_equal(stacked[name][0, 1], made_up()[name])
     assert settings[0].rate == pytest.approx(1000) and settings[0].score == pytest.approx(0.25 / 4000 * 1000**0.5)
@@ -248,7 +262,8 @@ def solved():
     )  # fmt: skip
     observed, states = flow.states
     run = dataset(dataclasses.replace(flow, states=observed), batch, initial, width)
-    return record(run, clock), flow.times, jax.tree.map(np.asarray, states), batch, held_out
+    seen = {name: float(value) for name, value in record(run, clock)[list(_LONG_NAMES)].items()}
+    return seen, flow.times, jax.tree.map(np.asarray, states), batch, held_out
 
 
 def attention(A, words):

@@ -1,5 +1,6 @@
 """Where attention matters: a small run of the simulation, held to independent numbers; its claims can fail."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import simulations
-from gradflow import InputError, Trajectory, store
+from gradflow import InputError, Trajectory, log_times, store
 from gradflow.dynamics import gradient_flow
 from gradflow.models import cooccurrence, coupled
 from gradflow.models.coupled import Width
@@ -19,18 +20,19 @@ from gradflow.models.groups import Groups, groups, readout_rate, scales
 from gradflow.observe import attention as observed
 from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
 from gradflow.theory import attention as theory
-from simulations.attention_share import Config, run
+from simulations.attention_share import Config, measure, run, solve
 
 pytestmark = pytest.mark.slow  # a small run of the whole simulation
 
 ROOT = Path(simulations.__file__).parents[1]
 END = 300.0
+TINY = Config(end=END, save_points=13, points=3, samples=(6, 600), n=6, seeds=2)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("attention") / "run"
-    run(Config(out=out, end=END, save_points=13, points=3, samples=(6, 600), n=6, seeds=2))
+    run(dataclasses.replace(TINY, out=out))
     return out
 
 
@@ -47,6 +49,32 @@ def test_the_run_leaves_its_configuration_diagrams_claims_and_pictures(folder, r
     claims = json.loads((folder / "claims.json").read_text())
     assert len(claims) == 12 and all(set(each) >= {"name", "predicted", "measured", "holds"} for each in claims)
     assert {path.name for path in folder.glob("*.png")} == {"diagrams.png", "regimes.png", "prediction.png"}
+
+
+def test_what_is_measured_are_the_claims_of_the_run_and_its_regimes(folder, runs, check_kept, check_claims):
+    measured = measure(TINY)
+    check_kept(measured)
+    check_claims(measured, folder)
+    theorems, rich = (measured.sel(regime=name) for name in ("theorems", "rich"))
+    # m = 1024, m1 = 32, L = 5, with sigma0^2 = 1 / (4 L m) and sigma1^2 = 1 / m1
+    values = (1 / (4 * 5 * 1024), 1 / 32)
+    assert float(theorems["values"]) == pytest.approx(values[0] / sum(values))
+    assert float(theorems["richness"]) == pytest.approx(4 / (1024**2 * 32 * sum(values) ** 2))
+    assert [float(each["size"]) for each in (theorems, rich)] == [1024 * 32, 16]
+    end = runs["population"].isel(time=-1, member=runs["population"]["part"].values == "rich").isel(member=0)
+    assert float(rich["largest_score"]) == float(abs(end["score"]).max())
+    assert float(rich["advantage"]) == pytest.approx(float(end["loss_frozen"] / end["loss"]))
+    assert float(rich["attention_share"]) == pytest.approx(float(end["work"][2:].sum() / end["work"].sum()))
+
+
+def test_seeds_share_no_network_and_the_first_takes_the_first_keys(runs):
+    task, times = CoOccurrence(6, 5, least_vocabulary(6, 5)), log_times(1e-2, END, 13)
+    more = observed.random_networks(task, times=times, seeds=range(4))
+    for name in ("advantage", "score"):
+        np.testing.assert_array_equal(more[name][:, :2], runs["random"][name])
+        assert np.unique(more[name]).size == more[name].size
+    (second,) = (each for name, each in solve(dataclasses.replace(TINY, seed=1), task, times) if name == "random")
+    np.testing.assert_array_equal(second["score"], more["score"][:, 2:])
 
 
 def test_a_member_is_the_flow_of_full_weights_and_its_work_what_their_matrices_do(runs):
@@ -172,9 +200,10 @@ def test_ctrl_c_in_the_ensemble_is_no_bad_input_and_scalars_are_one_member(monke
         ({"samples": (24, np.inf)}, "at least two finite numbers"),
     ],
 )
-def test_bad_input_is_refused_before_any_work(changes, message, tmp_path):
+@pytest.mark.parametrize("script", [run, measure])
+def test_bad_input_is_refused_before_any_work(script, changes, message, tmp_path):
     with pytest.raises(InputError, match=message) as refused:
-        run(Config(out=tmp_path / "x", **changes))
+        script(Config(out=tmp_path / "x", **changes))
     assert "\n" not in str(refused.value) and not (tmp_path / "x").exists()
 
 

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
+import gradflow
 import simulations
 from gradflow import store
 from gradflow.errors import InputError
-from simulations.cooccurrence import PRESETS, run
+from gradflow.observe.phases import cooccurrence_events
+from gradflow.theory.cooccurrence import claims
+from simulations.cooccurrence import PRESETS, measure, run
 
 ROOT = Path(simulations.__file__).parents[1]
 TINY = dataclasses.replace(PRESETS["small"], n=6, L=3, m=16, m1=4, end=200.0, save_points=49, steps=30, held_out=20)
@@ -28,14 +32,19 @@ def finished(tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="module")
+def measured():
+    return measure(TINY)
+
+
 def test_a_run_leaves_its_configuration_trajectories_claims_and_pictures(finished):
     names = {path.name for path in finished.iterdir()}
     assert {"config.json", "claims.json", "trajectory.nc", "coupled.nc", "infinite_width.nc", "descent.nc"} <= names
     pictures = [path for path in finished.iterdir() if path.suffix == ".png"]
     assert len(pictures) == 7 and all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
-    claims = json.loads((finished / "claims.json").read_text())
-    assert all(set(claim) == {"name", "source", "predicted", "measured", "tolerance", "holds"} for claim in claims)
-    assert len(claims) > 40
+    stored = json.loads((finished / "claims.json").read_text())
+    assert all(set(claim) == {"name", "source", "predicted", "measured", "tolerance", "holds"} for claim in stored)
+    assert len(stored) > 40
 
 
 def test_the_trajectory_holds_all_that_a_check_from_outside_needs(finished):
@@ -72,6 +81,50 @@ def test_the_stored_configuration_gives_the_same_numbers_again(finished, tmp_pat
             np.testing.assert_array_equal(first[variable], second[variable])
 
 
+def test_what_is_measured_is_what_the_stored_coupled_flow_says(finished, measured, check_kept):
+    """One flow at two lists of save times, on which its steps and its splines depend: by ten times its rtol of 1e-6."""
+    check_kept(measured)
+    stored = store.load(finished, "coupled")
+    T1, S0, end = cooccurrence_events(stored)["T1"].time, float(stored["S0"]), stored.isel(time=-1)
+    for name, expected in {
+        "T1": T1, "T1_clock": T1 * S0, "S0": S0, "loss_at_end": end["loss"], "R_at_end": end["R"],
+        "generalisation_at_end": end["generalisation_loss"],
+    }.items():  # fmt: skip
+        assert float(measured[name]) == pytest.approx(float(expected), rel=1e-5), name
+    assert measured["clock"].values[-1] == 200.0 and measured.sizes["clock"] == 49
+    np.testing.assert_allclose(measured["loss"][[0, -1]], stored["loss"][[0, -1]], rtol=1e-5)
+    held = {True: 1.0, False: 0.0, None: np.nan}
+    np.testing.assert_array_equal(measured["holds"], [held[claim.holds] for claim in claims(stored)])
+
+
+def test_another_seed_is_another_network_with_the_same_names_and_clock_to_the_last_digit(measured):
+    others = [measure(dataclasses.replace(TINY, seed=seed)) for seed in range(1, 8)]
+    stacked = xr.concat([measured, *others], "seed", join="exact")
+    assert all(list(other.data_vars) == list(measured.data_vars) for other in others)
+    for name in ("S0", "T1_clock", "loss_at_end"):
+        assert np.unique(stacked[name]).size == 8, name
+
+
+def test_without_an_end_the_flow_that_is_measured_ends_with_the_descent(measured):
+    other = measure(dataclasses.replace(TINY, end=None, learning_rate=0.5))
+    assert float(other["clock"][-1]) == pytest.approx(30 * 0.5 * float(measured["S0"]))
+
+
+def test_measuring_leaves_no_file_and_says_nothing_even_on_a_terminal(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    xr.testing.assert_identical(measure(dataclasses.replace(TINY, out=tmp_path / "run")), measured)
+    assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("status", "error"), [("gave up at t = 3", InputError), ("interrupted", KeyboardInterrupt)])
+def test_a_flow_that_does_not_end_well_is_not_measured(status, error, monkeypatch):
+    solve = gradflow.gradient_flow
+    monkeypatch.setattr(gradflow, "gradient_flow", lambda *data, **options: dataclasses.replace(solve(*data, **options), status=status))  # fmt: skip
+    with pytest.raises(error, match="gave up" if error is InputError else None):
+        measure(TINY)
+
+
 def test_a_folder_that_holds_a_run_is_refused(finished):
     with pytest.raises(InputError, match="holds another run"):
         run(dataclasses.replace(TINY, out=finished))
@@ -103,9 +156,10 @@ def test_a_folder_that_holds_a_run_is_refused(finished):
         ({"held_out": 0}, "at least one"),
     ],
 )
-def test_bad_input_is_refused_in_one_line_before_anything_is_written(change, message, tmp_path):
+@pytest.mark.parametrize("script", [run, measure])
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(script, change, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
-        run(dataclasses.replace(TINY, out=tmp_path / "run", **change))
+        script(dataclasses.replace(TINY, out=tmp_path / "run", **change))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.nc"))
 

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
+import gradflow
 from figures import flow_vs_descent as figure
 from gradflow import store
 from gradflow.dynamics import progress
 from gradflow.errors import InputError
 from gradflow.observe.phases import unstable
 from gradflow.plotting import comparison as pictures
-from simulations.flow_vs_descent import PRESETS, run
+from simulations.flow_vs_descent import PRESETS, measure, run
 
 pytestmark = pytest.mark.slow  # a small run of the whole simulation
 
@@ -78,6 +79,38 @@ def test_the_same_seed_gives_the_same_numbers(finished, runs, tmp_path):
             np.testing.assert_array_equal(first[variable], second[variable])
 
 
+def test_what_is_measured_are_the_claims_and_numbers_of_the_run(finished, runs, check_kept, check_claims):
+    measured = measure(TINY)
+    check_kept(measured)
+    check_claims(measured, finished)
+    names = ["flow", "GD 0.1 / sharpness", "GD 3 / sharpness", "SGD 4"]
+    assert measured["run"].values.tolist() == names
+    assert {name.split(": ")[0] for name in measured["claim"].values[10:]} == set(names)
+    by_label = {each.attrs["label"]: each for name, each in runs.items() if name != "comparison"}
+    slow, fast = sorted((label for label in by_label if label.startswith("GD")), key=lambda label: float(label[3:]))
+    for name, label in zip(names, ("flow", slow, fast, "SGD 4 of 24"), strict=True):
+        found, run = measured.sel(run=name), by_label[label]
+        assert float(found["loss_at_end"]) == float(run["loss"][-1]) and float(found["R_at_end"]) == float(run["R"][-1])
+        product = run.attrs["learning_rate"] * float(run["sharpness"].max())
+        assert float(found["rate_times_sharpness"]) == product and float(found["complete"]) == 1
+        t, S0 = run["time"].values, float(run["S0"])
+        after = np.argmax((run["margin"].values > 0).all(axis=1))
+        assert S0 * t[after - 1] < float(found["T1_clock"]) < S0 * t[after]
+
+
+def test_ctrl_c_in_a_descent_ends_the_measuring_there(monkeypatch):
+    done, descend = [], gradflow.descend
+
+    def interrupted(*data, **options):
+        done.append(options["learning_rate"])
+        return dataclasses.replace(descend(*data, **options), status="interrupted")
+
+    monkeypatch.setattr(gradflow, "descend", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(TINY)
+    assert len(done) == 1
+
+
 def test_ctrl_c_keeps_what_was_done(tmp_path, monkeypatch):
     report = progress.report
 
@@ -123,8 +156,9 @@ def test_pictures_show_the_stored_numbers(runs):
         ({"initialisation": "zeros"}, "known are paper, kaiming_normal"),
     ],
 )
-def test_bad_input_is_refused_in_one_line_before_anything_is_written(change, message, tmp_path):
+@pytest.mark.parametrize("script", [run, measure])
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(script, change, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
-        run(dataclasses.replace(TINY, out=tmp_path / "run", **change))
+        script(dataclasses.replace(TINY, out=tmp_path / "run", **change))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.nc"))

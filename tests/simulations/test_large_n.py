@@ -16,7 +16,7 @@ from gradflow.models.coupled import Width
 from gradflow.observe.large_n import distance
 from gradflow.plotting.large_n import _power_of_ten
 from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
-from simulations.large_n import PRESETS, run
+from simulations.large_n import PRESETS, measure, run
 
 pytestmark = pytest.mark.slow  # a small run of the whole simulation
 
@@ -50,6 +50,15 @@ def test_a_run_leaves_its_configuration_datasets_claims_and_pictures(finished, d
     assert len(claims) == 17 and all(claim["holds"] is not False for claim in claims)
     untold = [claim["name"] for claim in claims if claim["holds"] is None]
     assert len(untold) < 6 and all("exponent of the width" in name for name in untold)  # six seeds are few
+
+
+def test_what_is_measured_are_the_claims_of_the_run_and_of_its_seed(finished, check_kept, check_claims):
+    measured, other = measure(TINY), measure(dataclasses.replace(TINY, seed=1))
+    check_kept(measured)
+    check_claims(measured, finished)
+    differs = (measured["measured"] != other["measured"]).values
+    of_networks = ["sigma0 ~" in name or "networks" in name for name in measured["claim"].values]
+    np.testing.assert_array_equal(differs, of_networks)
 
 
 def test_a_random_network_is_a_flow_of_the_coupled_system_from_its_own_start(datasets):
@@ -126,8 +135,9 @@ def test_a_time_is_labelled_with_its_own_digits(value, label):
         ({"grid": (1, 5)}, "two points each way"),
     ],
 )
-def test_bad_input_is_refused_in_one_line_before_anything_is_written(change, message, tmp_path):
+@pytest.mark.parametrize("script", [run, measure])
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(script, change, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
-        run(dataclasses.replace(TINY, out=tmp_path / "run", **change))
+        script(dataclasses.replace(TINY, out=tmp_path / "run", **change))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.nc"))

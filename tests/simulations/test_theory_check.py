@@ -1,6 +1,7 @@
 """The claims ledger from flags to files, on a tiny grid; what it leaves, what it refuses, and that it is drawn from what is stored."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from gradflow.errors import InputError
 from gradflow.observe.scaling import ROUNDING
 from gradflow.theory.ledger import ledger
 from gradflow.theory.statements import ENTRIES
-from simulations.theory_check import PRESETS, run, settings
+from simulations.theory_check import PRESETS, measure, prepare, run, settings, solve
 
 pytestmark = pytest.mark.slow  # a small run of the whole simulation
 
@@ -97,6 +98,39 @@ def test_ctrl_c_keeps_and_judges_the_runs_that_are_done(finished, tmp_path, monk
     assert np.isfinite(part).sum() == 4 and np.isin(part[np.isfinite(part)], whole).all()
 
 
+def test_what_is_measured_are_the_claims_of_the_run(finished, check_kept, check_claims):
+    measured = measure(TINY)
+    check_kept(measured)
+    check_claims(measured, finished)
+
+
+def test_seeds_share_no_run_and_the_first_takes_the_first_keys():
+    small = dataclasses.replace(TINY, m=(256,), start=(0.5,))
+
+    def T1(**changed):
+        config = dataclasses.replace(small, **changed)
+        return {seed: float(kept["T1"]) for (_, seed), _, kept in solve(config, *prepare(config))}
+
+    one, other, both = T1(), T1(seed=1), T1(seeds=6)
+    assert list(one) == [0, 1, 2] and list(other) == [3, 4, 5] and one | other == both
+    assert len(set(both.values())) == 6
+
+
+def test_a_run_that_does_not_end_well_is_left_out_of_a_grid_and_not_measured(tmp_path, monkeypatch, capsys):
+    def failed(*arguments, **options):
+        return dataclasses.replace(flow(*arguments, **options), status="gave up" if next(count) == 1 else "complete")
+
+    flow, count = gradflow.gradient_flow, itertools.count()
+    small = dataclasses.replace(TINY, m=(256,), start=(0.5,), workers=1, out=tmp_path)
+    monkeypatch.setattr(gradflow, "gradient_flow", failed)
+    run(small)
+    assert np.isfinite(store.load(tmp_path, "grid")["T1"].values).tolist() == [[True, False, True]]
+    assert "left out: Setting(n=12" in capsys.readouterr().out
+    count = itertools.count()
+    with pytest.raises(InputError, match="seed 1: gave up"):
+        measure(small)
+
+
 def test_settings_differ_from_the_base_in_one_value_and_L_takes_n_along():
     found = settings(PRESETS["paper"])
     base = {each for each in found if (each.n, each.L, each.m, each.m1, each.readout) == (48, 4, 2**20, 32, 1.0)}
@@ -119,9 +153,10 @@ def test_settings_differ_from_the_base_in_one_value_and_L_takes_n_along():
         (dict(held_out=0), "positive number of sentences"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_is_written(changed, message, tmp_path):
+@pytest.mark.parametrize("script", [run, measure])
+def test_what_cannot_be_run_is_refused_before_anything_is_written(script, changed, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        run(dataclasses.replace(TINY, out=tmp_path / "run", **changed))
+        script(dataclasses.replace(TINY, out=tmp_path / "run", **changed))
     assert not (tmp_path / "run").exists()
 
 

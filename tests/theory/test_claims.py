@@ -1,10 +1,13 @@
 """Claims: what holds, what fails, what cannot be told."""
 
+import io
 import math
 
+import numpy as np
 import pytest
+import xarray as xr
 
-from gradflow.theory.claims import Claim, at_least, at_most, near, summary, table
+from gradflow.theory.claims import Claim, at_least, at_most, dataset, near, summary, table
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,21 @@ def test_the_table_shows_every_claim_with_its_verdict():
     lines = table(rows).splitlines()
     assert len(lines) == 3 and lines[1].startswith("holds  first") and lines[2].startswith("FAILS  second")
     assert summary(rows) == "1 claims hold, 1 fail, 0 cannot be told from this run"
+
+
+def test_the_dataset_has_a_row_for_each_claim_and_NaN_for_what_is_no_number_or_cannot_be_told():
+    """In NetCDF-3, too, which knows no booleans and no empty strings."""
+    claims = [
+        Claim("first", "s", 1.0, 2.0, "+- 1: because", True),
+        Claim("... and later", "s", "Omega(1)", 0.5, ">= 1: because", False),
+        Claim("... at the end", "s", 3.0, math.nan, "+- 1: because", None),
+        Claim("second", "s", math.inf, -1.0, "+- 1: because", False),
+    ]
+    made = dataset(claims)
+    for each in (made, xr.load_dataset(io.BytesIO(made.to_netcdf(engine="scipy")))):
+        names = ["first", "first ... and later", "first ... at the end", "second"]
+        assert each["claim"].values.tolist() == names
+        np.testing.assert_array_equal(each["measured"], [2.0, 0.5, np.nan, -1.0])
+        np.testing.assert_array_equal(each["predicted"], [1.0, np.nan, 3.0, np.inf])
+        np.testing.assert_array_equal(each["holds"], [1.0, 0.0, np.nan, 0.0])
+        assert all(variable.dtype == float and variable.attrs["units"] == "1" for variable in each.values())

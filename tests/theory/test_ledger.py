@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gradflow.observe.scaling import COORDINATES, Setting, grid
+from gradflow.observe.scaling import _LONG_NAMES, COORDINATES, Setting, grid
 from gradflow.theory.ledger import Entry, judge, ledger, levels_off, table
 from gradflow.theory.statements import ENTRIES
 
@@ -27,7 +27,9 @@ def made(value, seeds=10, noise=0.02):
     """A grid whose variable `T1` is value(setting) times e^noise, and whose outputs at the start are as large as `start`."""
     scatter = np.random.default_rng(0).normal(0, noise, (len(SETTINGS), seeds))
     runs = {
-        (setting, seed): {"T1": value(setting) * np.exp(scatter[i, seed]), "initial_output": setting.start, "clock": [0.0, 1e7]}
+        (setting, seed): xr.Dataset(
+            {"T1": value(setting) * np.exp(scatter[i, seed]), "initial_output": setting.start}, {"clock": [0.0, 1e7]}
+        )
         for i, setting in enumerate(SETTINGS)
         for seed in range(seeds)
     }  # fmt: skip
@@ -191,6 +193,7 @@ def test_too_few_seeds_or_values_make_no_trend():
 
 def test_the_statements_ask_for_variables_that_a_grid_holds_and_have_names_of_their_own():
     empty = made(lambda s: 1.0)
+    empty = empty.assign({name: xr.full_like(empty["T1"], np.nan) for name in _LONG_NAMES if name not in empty})
     assert len({entry.name + entry.source for entry in ENTRIES}) == len(ENTRIES)
     for entry in ENTRIES:
         scale = xr.ones_like(empty[entry.measured]) * entry.scale(empty)
