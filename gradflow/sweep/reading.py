@@ -38,7 +38,12 @@ def open_sweep(folder: Path | str) -> xr.Dataset:
 
     Raises `InputError` where the folder holds no sweep, or a damaged file.
     """
-    dataset = xr.open_dataset(folder, engine=_Engine)
+    return read(folder)
+
+
+def read(folder: Path | str, *, keep: bool = True) -> xr.Dataset:
+    """`open_sweep`, of which what is read of curves is kept in memory or not."""
+    dataset = xr.open_dataset(folder, engine=_Engine, cache=keep)
     for variable in dataset.variables.values():
         if set(variable.dims) <= set(dataset["done"].dims):
             variable.load()  # it is in memory, but xarray's printing would not show it
