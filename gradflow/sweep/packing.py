@@ -24,6 +24,7 @@ def pack(folder: Path | str, path: Path | str, *, overwrite: bool = False) -> Pa
     path = Path(path)
     require(path.suffix in (".nc", ".zarr"), f"A sweep is packed into a file .nc or .zarr, not {path.name}.")
     require(overwrite or not path.exists(), f"{path} exists; choose another name, or add --overwrite to replace it.")
+    require(path.parent.is_dir(), f"There is no folder {path.parent}.")
     is_zarr = path.suffix == ".zarr"
     require(path.is_dir() == is_zarr or not path.exists(), f"{path} is no {path.suffix[1:]}: it is left as it is.")
     require(
@@ -31,10 +32,9 @@ def pack(folder: Path | str, path: Path | str, *, overwrite: bool = False) -> Pa
         "Zarr is not installed: pip install 'gradflow-dynamics[sweep]', or pack into a file .nc.",
     )
     dataset = read(folder, keep=False)
-    # xarray holds in memory whatever it writes at once
-    parts = [dataset.coords.to_dataset()]
-    parts += [xr.Dataset({name: dataset[name].variable}) for name in dataset.data_vars]
-    parts = [part.assign_attrs(dataset.attrs) for part in parts]
+    # xarray holds in memory whatever it writes at once; what the file says of coordinates is said by the part that comes last
+    parts = [xr.Dataset({name: dataset[name].variable}) for name in dataset.data_vars]
+    parts = [part.assign_attrs(dataset.attrs) for part in (*parts, dataset.coords.to_dataset())]
     try:
         if is_zarr:
             with _complete_folder_or_absent(path) as temporary:
@@ -58,6 +58,6 @@ def _complete_folder_or_absent(path: Path) -> Iterator[Path]:
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

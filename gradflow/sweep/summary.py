@@ -36,7 +36,9 @@ def summarise(
     require(over in dataset.dims, f"There is no dimension {over!r}; known are {', '.join(map(str, dataset.dims))}.")
     require(0 < confidence < 1, f"The confidence lies between 0 and 1, got {confidence}.")
     require(resamples >= 1, f"At least one resample is needed, got {resamples}.")
-    require(all(0 <= q <= 1 for q in quantiles), f"Quantiles lie between 0 and 1, got {', '.join(map(str, quantiles))}.")
+    require(
+        all(0 <= q <= 1 for q in quantiles), f"Quantiles lie between 0 and 1, got {', '.join(map(str, quantiles))}."
+    )
     known = [n for n, each in dataset.data_vars.items() if over in each.dims and each.dtype.kind in "iuf"]
     for name in [] if names is None else names:
         require(name in known, f"No variable {name!r} can be summarised over {over}; known are {', '.join(known)}.")
@@ -57,6 +59,8 @@ def summarise(
             f"{name}_quantile": ([*dims, "quantile"], spread, f"quantiles over {over} of: {long_name}", units),
             f"{name}_count": (dims, (~np.isnan(cells)).sum(-1), f"values that count of: {long_name}", {}),
         }
+        clash = sorted(({*new} - {name}) & {*(known if names is None else names)})
+        require(not clash, f"{', '.join(clash)} of the dataset would be lost; rename it, or name what to summarise.")
         for label, (over_dims, numbers, text, unit) in new.items():
             shape = values.shape[:-1] + numbers.shape[1:]
             variables[label] = (over_dims, numbers.reshape(shape), {"long_name": text} | unit)
