@@ -11,12 +11,14 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from gradflow.errors import InputError, require
-from gradflow.theory.claims import Claim
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from gradflow.theory.claims import Claim
 
 CONFIG, CLAIMS = "config.json", "claims.json"
 
@@ -40,7 +42,7 @@ def begin(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> P
     return folder
 
 
-def save(folder: Path, name: str, run: xr.Dataset) -> Path:
+def save(folder: Path, name: str, run: "xr.Dataset") -> Path:
     """Write one trajectory as `name`.nc."""
     path = Path(folder) / f"{name}.nc"
     with complete_or_absent(path) as temporary:
@@ -48,7 +50,7 @@ def save(folder: Path, name: str, run: xr.Dataset) -> Path:
     return path
 
 
-def save_claims(folder: Path, claims: Iterable[Claim]) -> Path:
+def save_claims(folder: Path, claims: "Iterable[Claim]") -> Path:
     """Write claims.json: a list of {name, source, predicted, measured, tolerance, holds}; null for numbers that are not finite."""
     path = Path(folder) / CLAIMS
     rows = [{key: _json_number(value) for key, value in dataclasses.asdict(claim).items()} for claim in claims]
@@ -57,9 +59,11 @@ def save_claims(folder: Path, claims: Iterable[Claim]) -> Path:
     return path
 
 
-def load(folder: Path, name: str = "trajectory") -> xr.Dataset:
+def load(folder: Path, name: str = "trajectory") -> "xr.Dataset":
     """Read `name`.nc of a run into memory. Raises `InputError` where it is missing, truncated or no NetCDF file."""
     path = Path(folder) / f"{name}.nc"
+    import xarray as xr
+
     require(path.exists(), f"There is no {path}; run the simulation that writes it first.")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as run:
@@ -70,7 +74,7 @@ def load(folder: Path, name: str = "trajectory") -> xr.Dataset:
         ) from error
 
 
-def load_all(folder: Path) -> dict[str, xr.Dataset]:
+def load_all(folder: Path) -> "dict[str, xr.Dataset]":
     """Every trajectory of a run, by name."""
     return {path.stem: load(folder, path.stem) for path in sorted(Path(folder).glob("*.nc"))}
 

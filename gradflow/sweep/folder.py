@@ -3,7 +3,7 @@
     sweep.json              the plan, and the versions and sources that it is computed with
     members/ab/KEY.nc       a finished member (NetCDF, opens in xarray): complete or absent, whatever happens
     failed/KEY.json         a member that failed: its error and its configuration
-    running/KEY             held by the process that runs the member, under a lock that ends with the process
+    running/KEY             held by the process that runs the member, under a lock that ends with the process; says who that is
 
 Any number of processes, on any number of machines that share the folder, may work on it at once.
 """
@@ -13,6 +13,8 @@ import errno
 import hashlib
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
@@ -112,6 +114,13 @@ class Folder:
         """The members that a process runs now, by key. Processes on other machines are seen where the file system shares locks."""
         return {path.name: path for path in (self.path / "running").iterdir() if _is_locked(path)}
 
+    def runner(self, key: str) -> dict[str, Any]:
+        """Who runs a member: host, process and started (seconds since 1970); empty where it ended, or has not said so yet."""
+        try:
+            return json.loads((self.path / "running" / key).read_text())
+        except (OSError, ValueError):
+            return {}
+
     def keep(self, key: str, content: bytes) -> None:
         """Store a finished member."""
         self._write(self.result(key), content)
@@ -145,6 +154,9 @@ class Folder:
                 if not _is_same_file(path, file):
                     continue  # its last holder took it away between our opening and locking it
                 try:
+                    file.truncate(0)  # what a holder that was killed wrote
+                    json.dump({"host": socket.gethostname(), "process": os.getpid(), "started": time.time()}, file)
+                    file.flush()
                     for left in self.result(key).parent.glob(f".{key}.*"):  # by a holder that was killed while writing
                         left.unlink()
                     yield True
