@@ -188,9 +188,8 @@ def measure(config: Config) -> "xr.Dataset":
             status = each.attrs["status"]
             if status == "interrupted":
                 raise KeyboardInterrupt
-            require(
-                len(runs) > 0 or status == "complete", f"{each.attrs['method']}: {status}."
-            )  # the flow is the first
+            is_flow = not runs
+            require(status == "complete" or not is_flow, f"{each.attrs['method']}: {status}.")
             runs.append(each)
     held += [
         ledger.named(claim, name) for name, each in zip(names, runs, strict=True) for claim in cooccurrence.claims(each)
