@@ -9,6 +9,7 @@ from gradflow.errors import require
 from gradflow.listing import parse_names, parser_of
 from gradflow.precision import enable_compilation_cache, enable_x64
 from gradflow.scripts import one_line_errors
+from gradflow.sweep.folder import Folder
 
 
 def main() -> None:
@@ -25,9 +26,11 @@ def main() -> None:
         script = import_module(f"figures.{name}")
         simulation, *flags = script.SIMULATION
         run = arguments.runs / script.RUN
-        if not (run / "claims.json").exists():
+        is_sweep = flags[0] == "sweep"  # goes on where it stopped
+        if not (Folder(run).is_complete() if is_sweep else (run / "claims.json").exists()):
             print(f"{name}: no run in {run}, making it", flush=True)
-            command = [sys.executable, "-m", f"simulations.{simulation}", *flags, "--out", str(run), "--overwrite"]
+            command = [sys.executable, "-m", f"simulations.{simulation}", *flags, "--out", str(run)]
+            command += [] if is_sweep else ["--overwrite"]
             require(subprocess.run(command).returncode == 0, f"The simulation behind {name} failed.")
         for path in script.draw(run, arguments.out / name):
             print(path)

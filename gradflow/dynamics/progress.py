@@ -3,10 +3,14 @@
 import contextlib
 import contextvars
 import sys
+import threading
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
+tqdm.set_lock(
+    threading.RLock()
+)  # bars are one process's own; a lock for several would leave semaphores where one is killed
 _silent = contextvars.ContextVar("silent", default=False)
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from gradflow.observe.large_n import POPULATION, distance
 from gradflow.plotting.diagram import cells
-from gradflow.plotting.style import BLUE, DISCRETE, GREEN, ORANGE, PINK, THEORY, panels, write
+from gradflow.plotting.style import BLUE, DISCRETE, GREEN, ORANGE, PINK, THEORY, panels, power_of_ten, write
 from gradflow.theory import four_point, max_margin
 from gradflow.theory.exponents import slope
 from gradflow.theory.large_n import CONFIDENCE, MANY_SAMPLES, from_population, limits, of_width
@@ -37,7 +37,7 @@ def phase_diagram(diagram: xr.Dataset) -> Figure:
     """Where R ends over n and L, with the predicted contours; and its distance from R*, which stays on the border."""
     n, L, end = diagram["samples"].values, diagram["L"].values, float(diagram["time"][-1])
     R, limit = (each.transpose("L", "samples").values for each in (diagram["R"].isel(time=-1), limits(diagram)))
-    late = f"$S_0 t = {_power_of_ten(end)}$"
+    late = f"$S_0 t = {power_of_ten(end)}$"
     with panels(1, 2, width=10.8, height=4.4, sharey=True) as (figure, (left, right)):
         short, apart = np.maximum(four_point.LIMIT_R - R, 1e-6), abs(R - limit)
         cells(left, n, L, short, norm=LogNorm(1e-5, 10), cmap="YlGnBu", label=f"$3/2 - R$ at {late}", extend="both")
@@ -102,10 +102,3 @@ def _against_samples(axes: Axes, random: xr.Dataset, orbits: xr.Dataset) -> None
     )
     axes.set_title(r"Both against the population, $\sigma_0 \propto m^{-1}$")
     axes.legend(loc="lower left")
-
-
-def _power_of_ten(value: float) -> str:
-    """The number to three digits, as LaTeX: 10^8, or 3 x 10^7."""
-    digits, power = f"{value:.2e}".split("e")
-    times = "" if float(digits) == 1 else rf"{float(digits):g} \times "
-    return f"{times}10^{{{int(power)}}}"

@@ -1,5 +1,6 @@
 """Pictures of a sweep of the co-occurrence simulation over attention width m and scale sigma1 of W: T1, and the balance of gradients."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from gradflow.errors import require
 from gradflow.observe.phase_diagram import mean_start
 from gradflow.plotting.diagram import cells
-from gradflow.plotting.style import BLACK, BLUE, RED, THEORY, panels, write
+from gradflow.plotting.style import BLACK, BLUE, RED, THEORY, panels, power_of_ten, write
 from gradflow.theory import max_margin
 
 _OVER = {"xlabel": "attention width $m$", "ylabel": r"$\sigma_1$"}
@@ -25,32 +26,28 @@ def draw_all(sweep: xr.Dataset, folder: Path) -> list[Path]:
 def one_page(sweep: xr.Dataset) -> Figure:
     """T1 with the mean start's contours; what random outputs at the start add to it; and the balance, at the end and on the way."""
     require(
-        {"m", "sigma1", "seed"} <= set(sweep.dims),
+        {"m", "sigma1", "seed"} == set(sweep["done"].dims),
         f"The diagram is over m, sigma1 and seed; this sweep is over {', '.join(map(str, sweep['done'].dims))}.",
     )
-    n, L, m1 = (sweep.attrs[name] for name in ("n", "L", "m1"))
+    base = json.loads(sweep.attrs["base"])
+    n, L, m1 = (base[name] for name in ("n", "L", "m1"))
     m, sigma1 = sweep["m"].values, sweep["sigma1"].values
-    told = mean_start(m, sigma1, n=n, L=L, m1=m1, sigma0=sweep.attrs.get("sigma0"))
+    told = mean_start(m, sigma1, n=n, L=L, m1=m1, sigma0=base["sigma0"])
     with panels(2, 2, width=11.0, height=8.6) as (figure, ((top_left, top_right), (left, right))):
-        t1 = sweep["T1"].median("seed").transpose("sigma1", "m").values
+        t1, R = (sweep[name].median("seed").transpose("sigma1", "m").values for name in ("T1", "R_at_end"))
         cells(top_left, m, sigma1, t1, norm=LogNorm(), cmap="viridis", label="$T_1$, median over seeds")
-        levels = 10.0 ** np.arange(np.ceil(np.log10(np.nanmin(t1))), np.log10(np.nanmax(t1)))
-        for values, style in (
-            (t1, dict(colors="white", linewidths=2.0)),
-            (told["T1"].values, dict(colors=RED, linestyles="--", linewidths=1.6)),
+        for label, values, style in (
+            ("measured, a contour each decade", t1, {"colors": "white", "linewidths": 2.0}),
+            ("from the mean start", told["T1"].values, {"colors": RED, "linewidths": 1.6, "linestyles": "dashed"}),
         ):
-            top_left.contour(m, sigma1, np.log10(values), levels=np.log10(levels), **style)
-        top_left.plot([], [], color="white", linewidth=2, label="measured, a contour a decade")
-        top_left.plot([], [], color=RED, linestyle="--", label="from the mean start")
-        top_left.legend(loc="lower left", frameon=True, facecolor="0.55", framealpha=0.9)
+            top_left.contour(m, sigma1, np.log10(values), levels=range(-9, 10), **{"linestyles": "solid"} | style)
+            top_left.plot([], [], color=style["colors"], linestyle=style.get("linestyles", "solid"), label=label)
+        top_left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=True, facecolor="0.75")
         top_left.set(title=f"(a) End of Phase 1, $n = {n}$, $L = {L}$, $m_1 = {m1}$", **_OVER)
         _against_outputs(top_right, sweep, told)
-        limit = max_margin.class_limits(n, L).R
-        R = sweep["R_at_end"].median("seed").transpose("sigma1", "m").values
-        cells(left, m, sigma1, R, norm=Normalize(1, 1.5), cmap="cividis", label="$R$ at the end, median over seeds")
-        left.set(
-            title=f"(c) Balance of gradients: {np.nanmin(R):.3f} to {np.nanmax(R):.3f}, limit {limit:.3f}", **_OVER
-        )
+        limit, late = max_margin.class_limits(n, L).R, f"$S_0 t = {power_of_ten(float(sweep['clock'][-1]))}$"
+        cells(left, m, sigma1, R - limit, norm=Normalize(0, 0.05), cmap="cividis", label=f"$R - R^*$ at {late}, median over seeds", extend="both")  # fmt: skip
+        left.set(title=f"(c) Balance of gradients: $R$ = {np.nanmin(R):.3f} to {np.nanmax(R):.3f}, $R^*$ = {limit:.3f}", **_OVER)  # fmt: skip
         _along_training(right, sweep, limit)
         return figure
 
@@ -89,7 +86,7 @@ def _along_training(axes: Axes, sweep: xr.Dataset, limit: float) -> None:
     low, middle, high = np.nanquantile(lines, (0.05, 0.5, 0.95), axis=0)
     axes.fill_between(over, low, high, color=BLUE, alpha=0.25, linewidth=0, label=f"90 % of {len(lines)} runs")
     axes.plot(over, middle, color=BLUE, label="median")
-    axes.axhline(limit, label="max-margin limit", **THEORY)
+    axes.axhline(limit, label="limit $R^*$ (max-margin)", **THEORY)
     axes.axvline(1, color=BLACK, linewidth=0.8)
     axes.set(xscale="log", xlabel="$t / T_1$", ylabel="$R$", ylim=(-1, 2.5), title="(d) Balance along training")
     axes.legend(loc="lower right")

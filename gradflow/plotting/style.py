@@ -59,3 +59,10 @@ def write(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     return path
+
+
+def power_of_ten(value: float) -> str:
+    """The number to three digits, as LaTeX: 10^8, or 3 x 10^7."""
+    digits, power = f"{value:.2e}".split("e")
+    times = "" if float(digits) == 1 else rf"{float(digits):g} \times "
+    return f"{times}10^{{{int(power)}}}"

@@ -106,6 +106,13 @@ class Folder:
             path.stem: path for path in (self.path / "failed").glob("*.json") if not self.result(path.stem).exists()
         }
 
+    def is_complete(self) -> bool:
+        """Whether every member of a sweep in here is done or failed; False where there is no sweep."""
+        if not (self.path / "sweep.json").exists():
+            return False
+        ended = self.done().keys() | self.failed().keys()
+        return all(member.key in ended for member in self.sweep().members())
+
     def error(self, key: str) -> str:
         """Why a member failed."""
         return load_config(self.failure(key))["error"]
