@@ -46,7 +46,7 @@ def one_page(sweep: xr.Dataset) -> Figure:
         top_left.set(title=f"(a) End of Phase 1, $n = {n}$, $L = {L}$, $m_1 = {m1}$", **_OVER)
         _against_outputs(top_right, sweep, told)
         limit, late = max_margin.class_limits(n, L).R, f"$S_0 t = {power_of_ten(float(sweep['clock'][-1]))}$"
-        cells(left, m, sigma1, R - limit, norm=Normalize(0, 0.05), cmap="cividis", label=f"$R - R^*$ at {late}, median over seeds", extend="both")  # fmt: skip
+        cells(left, m, sigma1, R - limit, norm=Normalize(0, 0.03), cmap="cividis", label=f"$R - R^*$ at {late}, median over seeds", extend="both")  # fmt: skip
         left.set(title=f"(c) Balance of gradients: $R$ = {np.nanmin(R):.3f} to {np.nanmax(R):.3f}, $R^*$ = {limit:.3f}", **_OVER)  # fmt: skip
         _along_training(right, sweep, limit)
         return figure
