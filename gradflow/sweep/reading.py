@@ -67,7 +67,7 @@ class _Engine(xr.backends.BackendEntrypoint):
         for place, key in enumerate(keys):
             if key in done:
                 is_done.flat[place] = merge.add(place, str(done[key]))
-        is_failed = np.reshape([key in failed for key in keys], shape) & ~is_done
+        is_failed = np.reshape([key in failed for key in keys], shape)
         variables, more = merge.variables()
         masks = {"done": (is_done, "member is finished"), "failed": (is_failed, "member failed")}
         variables |= {name: (tuple(sweep.axes), mask, {"long_name": text}) for name, (mask, text) in masks.items()}

@@ -104,7 +104,7 @@ def _without_nan(cells: np.ndarray, resamples: int) -> Iterator[tuple[np.ndarray
 def _quantiles(values: np.ndarray, quantiles: Sequence[float]) -> np.ndarray:
     """Quantiles of each row (`rows quantile`): averages of the order statistics on both sides, never further interpolated."""
     ordered, number = np.sort(values, axis=-1), values.shape[-1]
-    place = np.round(np.asarray(quantiles) * number, 9)  # 0.7 times 10 is to be 7
+    place = np.round(np.asarray(quantiles) * number, 9)  # 0.55 times 100 is to be 55
     below = np.clip(np.ceil(place) - 1, 0, number - 1).astype(int)
     above = np.clip(np.floor(place), 0, number - 1).astype(int)
     return (ordered[:, below] + ordered[:, above]) / 2

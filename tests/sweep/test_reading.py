@@ -158,6 +158,16 @@ def stored(tmp_path, *datasets):
     return tmp_path / "s"
 
 
+def test_coordinates_of_one_size_that_differ_and_dimensions_in_another_order_are_each_members_own(tmp_path):
+    one = xr.Dataset({"x": (("q", "p"), np.arange(6.0).reshape(3, 2))}, {"q": [1.0, 2.0, 3.0], "p": [0, 1]})
+    two = one.assign_coords(q=[1.0, 2.0, 4.0]).transpose("p", "q")
+    dataset = open_sweep(stored(tmp_path, one, two, one.isel(q=[0])))
+    assert dataset["x"].dims == ("seed", "q", "p") and dataset["p"].dims == ("p",)
+    np.testing.assert_array_equal(dataset["q"], [[1, 2, 3], [1, 2, 4], [1, np.nan, np.nan]])
+    np.testing.assert_array_equal(dataset["x"][:2], [one["x"]] * 2)
+    np.testing.assert_array_equal(dataset["x"][2], [[0, 1], [np.nan] * 2, [np.nan] * 2])
+
+
 def test_a_label_that_a_member_has_twice_keeps_both_places(tmp_path):
     one = xr.Dataset({"x": ("claim", [1.0, 2.0, 3.0])}, {"claim": ["a", "b", "a"]})
     two = xr.Dataset({"x": ("claim", [4.0, 5.0])}, {"claim": ["a", "c"]})
