@@ -59,6 +59,16 @@ def peak(times: Float[np.ndarray, " T"], values: Float[np.ndarray, " T"]) -> Eve
     return NEVER if top in (0, len(times) - 1) else _located(times, values, top, _maximum)
 
 
+def at_time(curve: xr.DataArray, time: float) -> np.ndarray:
+    """A variable over time (T, ...) at one time, linear between save points; NaN where that time never came."""
+    times, values = curve["time"].values, curve.values
+    if not math.isfinite(time):
+        return np.full(values.shape[1:], math.nan)
+    after = min(max(int(np.searchsorted(times, time)), 1), times.size - 1)
+    weight = (time - times[after - 1]) / (times[after] - times[after - 1])
+    return (1 - weight) * values[after - 1] + weight * values[after]
+
+
 def _located(times: np.ndarray, values: np.ndarray, at: int, find: Callable) -> Event:
     """The event near index `at` of all save points, and its shift when only every second one is used."""
     fine = find(times, values, at)

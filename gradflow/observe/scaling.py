@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from gradflow.observe.phases import cooccurrence_events, lemma_4_3_constant
+from gradflow.observe.phases import at_time, cooccurrence_events, lemma_4_3_constant
 
 COORDINATES = ("n", "L", "m", "m1", "start", "readout")
 
@@ -144,7 +144,7 @@ def summary(run: xr.Dataset) -> dict[str, float]:
 
 
 def _until_T1(run: xr.Dataset, t1: float) -> dict[str, object]:
-    then, before = run[["G", "dG", "loss", "S"]].interp(time=t1), run.sel(time=slice(t1))
+    then, before = {name: at_time(run[name], t1) for name in ("G", "dG", "loss", "S")}, run.sel(time=slice(t1))
     changes = ("A", "Gamma_K", "Gamma_Q", "Gamma_V", "attention")
     s = run["gradient_by_class"].sel(time=slice(t1)).values / run.attrs["n"]
     return {
@@ -152,13 +152,13 @@ def _until_T1(run: xr.Dataset, t1: float) -> dict[str, object]:
         "minus_G3_at_T1": -then["G"][2],
         "G_random_at_T1": abs(then["G"][3:]).max(),
         "loss_at_T1": then["loss"],
-        "margin_at_2T1": run["margin"].interp(time=2 * t1).min(),
+        "margin_at_2T1": at_time(run["margin"], 2 * t1).min(),
         "lemma_4_3_at_T1": np.interp(t1, run["time"], lemma_4_3_constant(run)),
         "rate_at_T1": then["dG"][:2].min(),
         "s2_minus_s3_until_T1": np.abs(s[:, 1] - s[:, 2]).max(),
         "change_S_until_T1": max(abs(before["S"] - run["S0"]).max(), abs(then["S"] - run["S0"])),
         **{
-            f"change_{name}_until_T1": max(before[f"change_{name}"].max(), run[f"change_{name}"].interp(time=t1))
+            f"change_{name}_until_T1": max(before[f"change_{name}"].max(), at_time(run[f"change_{name}"], t1))
             for name in changes
         },
     }
@@ -167,7 +167,7 @@ def _until_T1(run: xr.Dataset, t1: float) -> dict[str, object]:
 def _signals(run: xr.Dataset, t1: float) -> dict[str, object]:
     """What Theorem 3.2 and Lemmas F.4 to F.15 say of the readout, of Gamma_V and of G."""
     phase_2, later = run.sel(time=slice(t1, None)), run.sel(time=slice(2 * t1, None))
-    at_t1, end = run[["G", "S"]].interp(time=t1), run.isel(time=-1)
+    at_t1, end = {name: at_time(run[name], t1) for name in ("G", "S")}, run.isel(time=-1)
     dV = phase_2["dGamma_V"].values
     rising = (dV[:, 0, 1] > 0) & (dV[:, 0, 0] > 0) & (dV[:, 1, 1] > 0)
     G1, G2, G3 = later["G"].values[:, :3].T
@@ -186,7 +186,7 @@ def _signals(run: xr.Dataset, t1: float) -> dict[str, object]:
         "change_S": end["S"] - at_t1["S"],
         "readout_excess": end["readout_rate"] / end["S"] - 1,
         "change_Gamma_V": end["change_Gamma_V"],
-        "change_G_random": abs(end["G"] - at_t1["G"])[3:].max(),
+        "change_G_random": abs(end["G"].values - at_t1["G"])[3:].max(),
         "random_part": random_part[-1],
         "random_part_growth": _growth(run, random_part),
     }
@@ -242,14 +242,14 @@ def _attention(run: xr.Dataset, t1: float) -> dict[str, object]:
     per_loss = rates / phase_2["loss"].values[:, None]
     signals = _signal_scores(run)[-1]
     p = run["attention"].sel(sentence_class="I1")
-    rise = (p.isel(time=-1) - p.interp(time=t1)).values
+    rise = p.values[-1] - at_time(p, t1)
     return {
         "score_signs": (rates > 0).all(axis=1).mean(),
         "score_rate_least": per_loss.min(),
         "score_rate_largest": per_loss.max(),
         "signal_score": signals.mean(),
         "signal_score_spread": _largest(signals.max(), signals.min()),
-        "largest_signal_score": abs(end["A"] - run["A"].interp(time=t1)).max(),
+        "largest_signal_score": abs(end["A"].values - at_time(run["A"], t1)).max(),
         "random_score": end["change_A_random"],
         "signal_attention": (rise[1, 0] + rise[0, 1]) / 2,
         "change_attention": end["change_attention"],

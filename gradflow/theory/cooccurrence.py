@@ -18,7 +18,7 @@ import math
 import numpy as np
 import xarray as xr
 
-from gradflow.observe.phases import Event, cooccurrence_events, lemma_4_3_constant
+from gradflow.observe.phases import Event, at_time, cooccurrence_events, lemma_4_3_constant
 from gradflow.theory import four_point, max_margin
 from gradflow.theory.claims import Claim, at_least, at_most, near
 
@@ -60,13 +60,8 @@ class _View:
         self.largest_initial_output = float(np.abs(run["margin"][0]).max())
 
     def at(self, name: str, time: float) -> np.ndarray:
-        """A variable at a time, linear between save points."""
-        values = self.run[name].values
-        if not math.isfinite(time):
-            return np.full(values.shape[1:], math.nan)
-        after = min(max(int(np.searchsorted(self.t, time)), 1), self.t.size - 1)
-        weight = (time - self.t[after - 1]) / (self.t[after] - self.t[after - 1])
-        return (1 - weight) * values[after - 1] + weight * values[after]
+        """A variable at a time."""
+        return at_time(self.run[name], time)
 
     def during_phase_2(self, name: str) -> np.ndarray:
         """A variable at the save points after T1 (at the last one, should there be none)."""
