@@ -24,15 +24,10 @@ def silent() -> Iterator[None]:
         _silent.reset(token)
 
 
-def bar(total: int, unit: str, description: str, *, show: bool | None = None, done: int = 0) -> tqdm:
-    """A tqdm bar over `total` units of about equal work on standard error; `show=None` shows it only on a terminal.
-
-    `done` units were done before, in a time that is not known.
-    """
+def bar(total: int, unit: str, description: str, *, show: bool | None = None) -> tqdm:
+    """A tqdm bar over `total` units of about equal work on standard error; `show=None` shows it only on a terminal."""
     visible = not _silent.get() and (sys.stderr.isatty() if show is None else show)
-    return tqdm(
-        total=total, desc=description, unit=unit, initial=done, disable=not visible, leave=False, file=sys.stderr
-    )
+    return tqdm(total=total, desc=description, unit=unit, disable=not visible, leave=False, file=sys.stderr)
 
 
 def report(progress: tqdm, done: int, *, time: float, steps: int, loss: float) -> None:
