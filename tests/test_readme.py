@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,50 @@ def test_the_commands_run_and_the_figures_are_drawn_from_their_runs(tmp_path):
         assert done.returncode == 0, done.stderr
     assert "making it" not in done.stdout  # the figures found the runs of the two commands
     assert len(list((tmp_path / "runs" / "figures").rglob("*.png"))) == 25
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A folder in which `.venv/bin` holds this Python's commands, and `sbatch` starts a job here and now."""
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (tmp_path / "bin").mkdir()
+    for name, text in {
+        "sbatch": 'bash "$1" >/dev/null 2>&1 & echo "Submitted batch job $!"',
+        "scancel": "true",
+    }.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    return tmp_path
+
+
+def _run_whole(script, cwd, interpreter, **environment):
+    """Run a script and end whatever it leaves behind."""
+    path = f"{cwd / 'bin'}:{os.environ['PATH']}"
+    process = subprocess.Popen(
+        [*interpreter, script], cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": path} | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        process.wait(timeout=180)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, *process.communicate()
+
+
+@pytest.mark.slow
+def test_clusters_and_job_arrays_run_as_the_readme_says(here):
+    """A scheduler and workers started by hand; a job array; and jobs through dask-jobqueue, on a stand-in for SLURM."""
+    (by_hand,) = (block for block in _blocks("bash") if "dask scheduler" in block)
+    code, out, errors = _run_whole(by_hand, here, ["bash", "-c"])
+    assert code == 0 and "6 done, 0 failed" in out, errors
+    code, out, errors = _run_whole(_blocks("sbatch")[0], here, ["bash", "-c"], SLURM_ARRAY_TASK_ID="5")
+    assert code == 0 and "1 done, 0 failed" in out, errors  # of the same folder: nothing is left to do
+    (set_up,) = (block for block in _blocks("python") if "Sweep(" in block)
+    jobs = _blocks("py")[0].replace("jobs=100", "jobs=2")
+    script = f"import gradflow\ngradflow.enable_x64()\n{set_up}\n{jobs}\nprint(run(sweep, 'runs/slurm_sweep'))"
+    code, out, errors = _run_whole(script, here, [sys.executable, "-c"], DASK_JOBQUEUE__SLURM__INTERFACE="lo")
+    assert code == 0 and "Result(done=6, failed={})" in out, errors
 
 
 def test_continuous_integration_installs_and_tests_as_the_readme_says():
