@@ -22,24 +22,29 @@ class Toy:
     """The toy in a folder of its own, from where alone it can be imported, and the processes that run sweeps of it."""
 
     def __init__(self, folder: Path):
-        self.folder, self.out, self.log, self.trouble = folder, folder / "out", folder / "log", folder / "trouble"
+        self.folder, self.out = folder, folder / "out"
+        self.log, self.trouble, self.gate = folder / "log", folder / "trouble", folder / "gate"
+        self.gate.touch()
         self.processes: list[subprocess.Popen] = []
         shutil.copy(toy.__file__, folder / "toy.py")
 
     def start(self, *flags: str, out: Path | None = None) -> subprocess.Popen:
-        """`python -m toy sweep`, with the log and the file of trouble that are counted and removed here."""
-        command = [sys.executable, "-m", "toy", "sweep", "--out", str(out or self.out), *flags]
-        return self.process([*command, "--log", str(self.log), "--trouble", str(self.trouble)])
+        """`python -m toy sweep`, counting in `log`, failing while there is `trouble`, waiting for `gate`."""
+        files = ("--log", str(self.log), "--trouble", str(self.trouble), "--gate", str(self.gate))
+        return self.process([sys.executable, "-m", "toy", "sweep", "--out", str(out or self.out), *flags, *files])
 
     def run(self, *flags: str, out: Path | None = None) -> tuple[int, str, str]:
         """Exit code, output and errors of a sweep."""
         return end(self.start(*flags, out=out))
 
-    def process(self, command: list[str], cwd: Path | None = None, **environment: str) -> subprocess.Popen:
+    def process(
+        self, command: list[str], cwd: Path | None = None, *, quiet: bool = False, **environment: str
+    ) -> subprocess.Popen:
         """A process in a group of its own, that knows gradflow and, unless `cwd` is elsewhere, the toy."""
+        into = subprocess.DEVNULL if quiet else subprocess.PIPE
         process = subprocess.Popen(
-            command, cwd=cwd or self.folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            command, cwd=cwd or self.folder, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            text=True, stdout=into, stderr=into, start_new_session=True,
         )  # fmt: skip
         self.processes.append(process)
         return process
@@ -105,7 +110,7 @@ def expected(out: Path, without: tuple[int, ...] = ()) -> dict[str, bytes]:
 
 
 def _undisturbed(out: Path, without: tuple[int, ...]) -> Iterator[tuple[str, bytes]]:
-    calm = {"wait": 0.0, "fail": (), "die": (), "log": ""}
+    calm = {"wait": 0.0, "fail": (), "die": (), "log": "", "gate": ""}
     for member in Folder(out).sweep().members():
         if member.fields["seed"] not in without:
             yield member.key, measured(Task("", "", "", toy.__name__, False, member.key, member.fields | calm))

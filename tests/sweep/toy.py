@@ -25,6 +25,8 @@ class Config:
     die: tuple[int, ...] = ()
     """seeds that kill their process, likewise"""
     trouble: str = ""
+    gate: str = ""
+    """file that members wait for"""
     log: str = ""
     """file that receives a line for each run that begins"""
 
@@ -40,6 +42,8 @@ def measure(config: Config):
         descriptor = os.open(config.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(descriptor, f"{config.size} {config.rate} {config.seed}\n".encode())
         os.close(descriptor)
+    while config.gate and not Path(config.gate).exists():
+        time.sleep(0.01)
     time.sleep(config.wait)
     trouble = not config.trouble or Path(config.trouble).exists()
     if trouble and config.seed in config.die:
