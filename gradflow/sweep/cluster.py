@@ -7,9 +7,11 @@ scheduler is given few members at a time (PER_THREAD for each thread), so that i
 import asyncio
 import contextlib
 import logging
+import pickle
 import queue
 import sys
 import time
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +43,8 @@ def run_on(
         from distributed.scheduler import KilledWorker
 
         def submit(task: Task) -> None:
-            future = client.submit(work, task, pure=False, key=f"sweep-{task.key}-{time.monotonic_ns()}")
+            key = f"sweep-{task.key}-{uuid.uuid4().hex[:8]}"
+            future = client.submit(pickle.loads, pickle.dumps(_Call(task)), pure=False, key=key)
             flying[future] = task
             future.add_done_callback(landed.put)
 
@@ -81,6 +84,18 @@ def run_on(
                 tell(task, outcome)
 
 
+class _Call:
+    """Loading what this pickles to is to do the work. Neither the scheduler nor a worker need know gradflow until then: a worker
+    that lacks it would otherwise die of the message, and leave no word.
+    """
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def __reduce__(self) -> tuple[Callable[[Task], Outcome], tuple[Task]]:
+        return work, (self.task,)
+
+
 class _Threads:
     """How many members the workers can run at once; says so, on a terminal, once there are none."""
 
@@ -115,10 +130,9 @@ def _outcome(future: Any, address: str) -> Outcome:
     except (OSError, CancelledError, asyncio.CancelledError):
         raise InputError(_lost(address)) from None
     except Exception as error:
-        cause = error.__cause__ or error
         raise CannotGoOn(
-            f"Workers of {address} cannot run members: {first_line(cause)}. They and their scheduler need gradflow and its "
-            "dependencies, in the versions that are installed here."
+            f"Workers of {address} cannot run members: {first_line(error)}. They need gradflow and its dependencies, in the versions "
+            "that are installed here."
         ) from error
 
 

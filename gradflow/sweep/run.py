@@ -55,10 +55,11 @@ def run(
     names = {member.key: describe(sweep, member) for member in share}
     errors = {names[key]: folder.error(key) for key in names if key in failed and not retry_failed}
 
-    from gradflow.dynamics import progress
+    from tqdm import tqdm  # gradflow.dynamics has a bar, too, and imports what members may need to set JAX up for
 
+    hidden = None if show_progress is None else not show_progress  # None: where there is no terminal
     before = len(share) - len(todo)
-    with progress.bar(len(share), " members", "sweep", show=show_progress, done=before) as bar:
+    with tqdm(total=len(share), initial=before, desc="sweep", unit=" members", disable=hidden, leave=False) as bar:
 
         def tell(task: Task, outcome: Outcome) -> None:
             if outcome.state == "failed":

@@ -55,6 +55,7 @@ class Toy:
             if not is_gone(process):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+        until(lambda: all(map(is_gone, self.processes)))
 
     def runs(self) -> Counter[int]:
         """How often each seed was run, or begun."""
@@ -76,27 +77,27 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def group_of(process: subprocess.Popen) -> dict[int, bytes]:
+    """What lives of a process and of those that it started: command lines, by number."""
+    group = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, leader = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(leader) == process.pid and state != "Z":
+                group[int(folder.name)] = (folder / "cmdline").read_bytes()
+        except OSError:  # it has ended since
+            continue
+    return group
+
+
 def is_gone(process: subprocess.Popen) -> bool:
     """Whether nothing is left of a process and of those that it started."""
-    process.poll()
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
+    return process.poll() is not None and not group_of(process)
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:
-    """The processes below this one that run members."""
-    group = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            command, fields = (stat.parent / "cmdline").read_bytes(), stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it is gone
-            continue
-        if int(fields[2]) == process.pid and b"spawn_main" in command:
-            group.append(int(stat.parent.name))
-    return group
+    """The processes started by this one that run members."""
+    return [pid for pid, command in group_of(process).items() if b"spawn_main" in command]
 
 
 def found(out: Path) -> dict[str, bytes]:
