@@ -58,12 +58,17 @@ def run(
     from tqdm import tqdm  # gradflow.dynamics has a bar, too, and imports what members may need to set JAX up for
 
     hidden = None if show_progress is None else not show_progress  # None: where there is no terminal
-    before = len(share) - len(todo)
-    with tqdm(total=len(share), initial=before, desc="sweep", unit=" members", disable=hidden, leave=False) as bar:
+    finished = sum(member.key in done for member in share)
+    with tqdm(
+        total=len(share), initial=finished + len(errors), desc="sweep", unit=" members", disable=hidden, leave=False
+    ) as bar:
 
         def tell(task: Task, outcome: Outcome) -> None:
+            nonlocal finished
             if outcome.state == "failed":
                 errors[names[task.key]] = outcome.line
+            else:
+                finished += 1
             bar.update()
 
         def show_running(count: int) -> None:
@@ -77,7 +82,7 @@ def run(
             from gradflow.sweep.local import run_here
 
             run_here(todo, cores() if workers is None else workers, tell, show_running)
-    return Result(len(share) - len(errors), errors)
+    return Result(finished, errors)
 
 
 def describe(sweep: Sweep, member: Member) -> str:

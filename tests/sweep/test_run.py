@@ -69,7 +69,7 @@ def test_interrupted_and_killed_sweeps_go_on_and_run_nothing_twice(toys):
 
     process = toys.start(*flags)
     until(lambda: len(there.done()) >= 2)
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: its worker, too
     assert end(process)[::2] == (130, "interrupted\n")
     until(lambda: is_gone(process))
     done = found(toys.out)
@@ -89,7 +89,10 @@ def test_interrupted_and_killed_sweeps_go_on_and_run_nothing_twice(toys):
     os.killpg(process.pid, signal.SIGKILL)  # nobody has time for anything
     until(lambda: is_gone(process))
     assert list((toys.out / "running").iterdir()) and not there.running()
-    done, runs = found(toys.out), toys.runs()
+    (key,) = {path.name for path in (toys.out / "running").iterdir()}
+    there.result(key).parent.mkdir(exist_ok=True)
+    there.result(key).with_name(f".{key}.nc.0123").write_bytes(b"half")  # as if it had been killed while writing
+    done, runs = {path.name: path.read_bytes() for path in there.done().values()}, toys.runs()
     left = {path.stem: member.fields["seed"] for member in there.sweep().members() if (path := there.result(member.key)) not in there.done().values()}  # fmt: skip
 
     code, _, err = toys.run(*flags)
