@@ -123,7 +123,6 @@ def _outcome(future: Any, address: str) -> Outcome:
     from distributed.scheduler import KilledWorker
 
     try:
-        require(not future.cancelled(), _lost(address))
         return future.result(timeout=ANSWER)
     except (InputError, KilledWorker, TimeoutError):
         raise

@@ -140,7 +140,9 @@ def _look(folder: str, simulation: str) -> None:
         raise InputError(f"{error} Workers need the folder on a shared file system.") from None
     now = made_with(simulation)
     changed = changes(there, now)
-    require(not changed, f"it computes otherwise than {folder} says: {'; '.join(changed)}.")
+    require(
+        not changed, f"it computes otherwise than {folder} says: {'; '.join(changed)}. Mend that, and start it again."
+    )
     edited = changes(_loaded_with(simulation), now)
     require(not edited, f"it was started before a change: {'; '.join(edited)}. Start it again.")
 

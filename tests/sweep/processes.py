@@ -59,8 +59,20 @@ class Toy:
 
     def runs(self) -> Counter[int]:
         """How often each seed was run, or begun."""
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return Counter(int(line.split()[-1]) for line in lines)
+        return Counter(int(seed) for *_, seed, _ in self._lines())
+
+    def first_at_work(self) -> int:
+        """The process that began the first member."""
+        return int(self._lines()[0][-1])
+
+    def hold(self) -> None:
+        """Have members wait, and return when one does."""
+        self.gate.unlink()
+        begun = len(self._lines())
+        until(lambda: len(self._lines()) > begun)
+
+    def _lines(self) -> list[list[str]]:
+        return [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
 
 def end(process: subprocess.Popen) -> tuple[int, str, str]:

@@ -13,7 +13,7 @@ import gradflow.sweep.cluster as cluster_module
 from gradflow.errors import InputError
 from gradflow.sweep.cluster import run_on
 from gradflow.sweep.folder import Folder
-from tests.sweep.processes import Toy, end, expected, found, half_files, until, workers_of
+from tests.sweep.processes import Toy, end, expected, found, half_files, until
 
 DASK = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}  # two deaths are enough here
 
@@ -70,7 +70,7 @@ def test_a_killed_worker_and_members_that_kill_theirs_or_fail_cost_no_other_memb
     flags = ["--scheduler", cluster.address, "--seeds", "8", "--die", "3", "--fail", "5", "--wait", "0.1"]
     process = toys.start(*flags)
     until(lambda: toys.runs())
-    os.kill(workers_of(cluster.workers[0])[0], signal.SIGKILL)
+    os.kill(toys.first_at_work(), signal.SIGKILL)
     code, out, err = end(process)
     assert code == 1 and err == "" and "6 done, 2 failed" in out
     assert "failed: seed = 3: its worker died 2 times, with no other member beside it" in out
@@ -100,7 +100,6 @@ def test_interrupted_and_killed_clients_lose_nothing_and_nothing_runs_twice(clus
     done = len(there.done())
     until(lambda: len(there.done()) >= done + 3)
     os.kill(process.pid, signal.SIGKILL)
-    assert not half_files(toys.out)
 
     toys.gate.unlink()  # members that the last client left wait for it: the next one finds them taken
     both = [toys.start(*flags), toys.start(*share, "--workers", "0")]
@@ -110,7 +109,8 @@ def test_interrupted_and_killed_clients_lose_nothing_and_nothing_runs_twice(clus
         code, out, err = end(each)
         assert (code, err) == (0, "") and "30 done, 0 failed" in out
     assert toys.runs() == dict.fromkeys(range(30), 1)
-    assert found(toys.out) == expected(toys.out) and not any((toys.out / "running").iterdir())
+    assert found(toys.out) == expected(toys.out) and not half_files(toys.out)
+    assert not any((toys.out / "running").iterdir())
 
 
 def test_workers_that_hold_on_to_other_sources_end_the_sweep_with_one_line(cluster, toys):
@@ -120,8 +120,9 @@ def test_workers_that_hold_on_to_other_sources_end_the_sweep_with_one_line(clust
         source.write("# other numbers\n")
     code, _, err = toys.run(*flags)
     assert code == 2 and "computed otherwise: 1 sources changed (toy)" in err
-    code, _, err = toys.run(*flags, out=toys.folder / "anew")
-    assert code == 2 and len(err.splitlines()) == 1 and "1 sources changed (toy)" in err and not found(toys.folder / "anew")  # fmt: skip
+    code, _, err = toys.run("--scheduler", cluster.address, "--seeds", "6", "--accept-changes")
+    assert code == 2 and len(err.splitlines()) == 1 and "1 sources changed (toy). Mend that, and start it again" in err
+    assert len(found(toys.out)) == 4
 
 
 def test_a_scheduler_that_is_killed_ends_the_sweep_and_workers_without_gradflow_are_named(tmp_path):
@@ -167,6 +168,21 @@ def test_an_address_without_a_scheduler_is_answered_by_one_line(tmp_path, monkey
         ):
             with pytest.raises(InputError, match=f"No Dask scheduler answers at '{wrong}'.*start one with `dask sched"):
                 run_on(wrong, [], print, print)
+
+
+def test_that_there_are_no_workers_is_said_once_and_on_a_terminal_only(monkeypatch, capsys):
+    class Lonely:
+        status = "running"
+
+        def nthreads(self):
+            return {}
+
+    monkeypatch.setattr(cluster_module, "PATIENCE", -1.0)
+    threads = cluster_module._Threads(Lonely(), "tcp://host:1")
+    assert threads.count() == 0 and capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert threads.count() == threads.count() == 0
+    assert capsys.readouterr().err == "The scheduler at tcp://host:1 has no workers; waiting for one.\n"
 
 
 def test_it_is_said_in_time_that_no_scheduler_answers():

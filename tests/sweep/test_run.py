@@ -42,7 +42,7 @@ def test_killed_workers_and_failing_members_cost_no_other_member(toys):
     flags = ["--seeds", "8", "--workers", "2", "--wait", "0.2", "--die", "3", "--fail", "5"]
     process = toys.start(*flags)
     until(lambda: toys.runs())
-    os.kill(workers_of(process)[0], signal.SIGKILL)
+    os.kill(toys.first_at_work(), signal.SIGKILL)
     code, out, err = end(process)
     assert code == 1 and err == "" and "6 done, 2 failed" in out
     assert "failed: seed = 3: its worker died 3 times, at last with signal SIGKILL" in out
@@ -69,26 +69,32 @@ def test_interrupted_and_killed_sweeps_go_on_and_run_nothing_twice(toys):
 
     process = toys.start(*flags)
     until(lambda: len(there.done()) >= 2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: its worker, too
+    os.kill(workers_of(process)[0], signal.SIGINT)  # as a terminal does; it is none of a worker's business
+    at = len(there.done())
+    until(lambda: len(there.done()) >= at + 2)
+    toys.hold()
+    os.kill(process.pid, signal.SIGINT)
     assert end(process)[::2] == (130, "interrupted\n")
     until(lambda: is_gone(process))
     done = found(toys.out)
-    cut_short = sum(toys.runs().values()) - len(done)
-    assert cut_short <= 1 and not there.running()
+    assert sum(toys.runs().values()) == len(done) + 1 and not there.running()
+    toys.gate.touch()
 
     process = toys.start(*flags)
     until(lambda: len(there.done()) >= len(done) + 2)
     os.kill(process.pid, signal.SIGKILL)  # its worker ends what it is at, and stores it
-    before = toys.runs()
     process.communicate()
     until(lambda: is_gone(process))
-    assert toys.runs() == before and sum(before.values()) - cut_short == len(there.done())
+    before = toys.runs()
+    assert sum(before.values()) == len(there.done()) + 1
 
     process = toys.start(*flags)
-    until(lambda: sum(toys.runs().values()) >= sum(before.values()) + 2 and there.running())
+    until(lambda: sum(toys.runs().values()) >= sum(before.values()) + 2)
+    toys.hold()
     os.killpg(process.pid, signal.SIGKILL)  # nobody has time for anything
     until(lambda: is_gone(process))
-    assert list((toys.out / "running").iterdir()) and not there.running()
+    toys.gate.touch()
+    assert not there.running()
     (key,) = {path.name for path in (toys.out / "running").iterdir()}
     there.result(key).parent.mkdir(exist_ok=True)
     there.result(key).with_name(f".{key}.nc.0123").write_bytes(b"half")  # as if it had been killed while writing

@@ -40,7 +40,7 @@ def measure(config: Config):
 
     if config.log:
         descriptor = os.open(config.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.write(descriptor, f"{config.size} {config.rate} {config.seed}\n".encode())
+        os.write(descriptor, f"{config.size} {config.rate} {config.seed} {os.getpid()}\n".encode())
         os.close(descriptor)
     while config.gate and not Path(config.gate).exists():
         time.sleep(0.01)
