@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from gradflow.store import complete_or_absent, load_config
 from gradflow.sweep.plan import Sweep, module_of
 
 LIBRARIES = ("numpy", "scipy", "jax", "jaxlib", "equinox", "diffrax", "optax")
+_FOLDERS, _LOCK = ("members", "failed", "running"), ".lock"
 # parts of the package that change no number of a member
 _NOT_COMPUTING = ("plotting", "sweep")
 
@@ -46,32 +47,38 @@ class Folder:
         with other versions or sources, unless `accept_changes`.
         """
         plan = {"sweep": sweep.to_json(), "made_with": made_with(sweep.simulation)}
-        file = self.path / "sweep.json"
-        if file.exists():
-            there = load_config(file)
-            differences = sweep.without(Sweep.from_json(there["sweep"]))
-            require(
-                not differences, f"{self.path} holds another sweep: {'; '.join(differences)}. Choose another --out."
-            )
-            changed = changes(there["made_with"], plan["made_with"])
-            require(
-                not changed or accept_changes,
-                f"{self.path} was computed otherwise: {'; '.join(changed)}. Choose another --out, or keep its members with --accept-changes.",
-            )
-            if there == json.loads(json.dumps(plan)):
-                return
-        else:
-            require(not self.path.exists() or self.path.is_dir(), f"{self.path} is a file; --out takes a folder.")
-            require(
-                not self.path.exists() or not any(self.path.iterdir()),
-                f"{self.path} holds something else; --out takes a new folder, or one of a sweep.",
-            )
         try:
-            for name in ("members", "failed", "running"):
+            if self._holds(sweep, plan, accept_changes):
+                return
+            for name in _FOLDERS:
                 (self.path / name).mkdir(parents=True, exist_ok=True)
-            self._write(file, json.dumps(plan, indent=1).encode())
+            with (self.path / _LOCK).open("a") as file:  # shares of a sweep begin together, and each may let it grow
+                _lock(file, wait=True)
+                if not self._holds(sweep, plan, accept_changes):
+                    self._write(self.path / "sweep.json", json.dumps(plan, indent=1).encode())
         except OSError as error:
             raise InputError(f"Cannot write to {self.path}: {error.strerror}.") from error
+
+    def _holds(self, sweep: Sweep, plan: dict[str, Any], accept_changes: bool) -> bool:
+        """Whether the folder holds this very plan; `InputError` where it holds what does not go with it."""
+        require(not self.path.exists() or self.path.is_dir(), f"{self.path} is a file; --out takes a folder.")
+        file = self.path / "sweep.json"
+        if not file.exists():
+            inside = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+            others = {
+                name for name in inside - {*_FOLDERS, _LOCK} if not name.startswith((".sweep.json", "sweep.json"))
+            }
+            require(not others, f"{self.path} holds something else; --out takes a new folder, or one of a sweep.")
+            return False
+        there = load_config(file)
+        differences = sweep.without(Sweep.from_json(there["sweep"]))
+        require(not differences, f"{self.path} holds another sweep: {'; '.join(differences)}. Choose another --out.")
+        changed = changes(there["made_with"], plan["made_with"])
+        require(
+            not changed or accept_changes,
+            f"{self.path} was computed otherwise: {'; '.join(changed)}. Choose another --out, or keep its members with --accept-changes.",
+        )
+        return there == json.loads(json.dumps(plan))
 
     def sweep(self) -> Sweep:
         """The plan."""
@@ -145,37 +152,56 @@ class Folder:
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[bool]:
         """Hold a member while running it; False where another process holds it. A process that dies, however, lets go."""
-        import fcntl
-
         path = self.path / "running" / key
         while True:
             with path.open("a") as file:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    locked = _lock(file)
                 except BlockingIOError:
                     yield False
                     return
-                except OSError as error:  # a file system without locks: members may run twice, to the same end
-                    if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                        raise
                 if not _is_same_file(path, file):
                     continue  # its last holder took it away between our opening and locking it
                 try:
                     file.truncate(0)  # what a holder that was killed wrote
                     json.dump({"host": socket.gethostname(), "process": os.getpid(), "started": time.time()}, file)
                     file.flush()
-                    for left in self.result(key).parent.glob(f".{key}.*"):  # by a holder that was killed while writing
-                        left.unlink()
+                    if locked:
+                        self._sweep_up(key)
                     yield True
                 finally:
                     path.unlink(missing_ok=True)
                 return
 
+    def _sweep_up(self, key: str) -> None:
+        """Remove what a holder of this member left that was killed while writing."""
+        for place in (self.result(key), self.failure(key)):
+            for left in place.parent.glob(f".{place.name}.*"):
+                left.unlink()
+
+
+def _lock(file: Any, *, wait: bool = False) -> bool:
+    """Lock a file until it is closed; `BlockingIOError` where another process has it. False: this file system has no locks.
+
+    Without locks two processes may run the same member at once, to the same end: files are complete or absent anyway.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # NFS: another machine took the file away, as `_is_same_file` sees
+            return True
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+        return False
+    return True
+
 
 def _is_same_file(path: Path, file: Any) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
+    except OSError:  # it is gone, or, on NFS, stale
         return False
 
 
@@ -209,7 +235,14 @@ def made_with(simulation: str) -> dict[str, Any]:
 
 @cache
 def _library_versions() -> dict[str, str]:
-    return {name: version(name) for name in LIBRARIES}
+    return {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

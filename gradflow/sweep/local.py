@@ -9,37 +9,46 @@ import multiprocessing
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
-from gradflow.sweep.folder import Folder
+from gradflow.sweep.turns import PATIENCE, Turns
 from gradflow.sweep.work import ONE_CORE, CannotGoOn, Outcome, Task, record_failure, work
 
 # A member whose worker died this often is recorded as failed.
 DEATHS = 3
-# Seconds until a member that another process runs is looked at again
-PATIENCE = 0.5
 
 
-def run_here(tasks: Iterable[Task], workers: int, tell: Callable[[Task, Outcome], None]) -> None:
+def run_here(
+    tasks: Iterable[Task], workers: int, tell: Callable[[Task, Outcome], None], show_running: Callable[[int], None]
+) -> None:
     """Run all tasks in `workers` processes, or in this one for 0, until each is done or failed; `tell` hears of each outcome.
 
     A member that another process runs is waited for, and taken over should that process die. Raises `CannotGoOn`.
     """
-    queue, deaths = _Queue(tasks), {}
+    turns, deaths = Turns(tasks), {}
+
+    def hear(task: Task, outcome: Outcome) -> None:
+        if outcome.state == "taken":
+            turns.later(task)
+        else:
+            tell(task, outcome)
+
+    while turns and not workers:
+        if task := turns.next():
+            hear(task, work(task))
+        else:
+            time.sleep(PATIENCE)
     with contextlib.ExitStack() as stack:
-        pool = [stack.enter_context(_Worker()) for _ in range(min(workers, len(queue)))]
+        pool = [stack.enter_context(_Worker()) for _ in range(min(workers, len(turns)))]
         for worker in pool:
             worker.await_start()
-        if not pool:
-            for task in queue:
-                queue.hear(task, work(task), tell)
-            return
-        while queue or any(worker.task for worker in pool):
+        while turns or any(worker.task for worker in pool):
             for worker in pool:
-                if worker.task is None and (task := queue.next()):
+                if worker.task is None and (task := turns.next()):
                     worker.begin(task)
+            show_running(sum(worker.task is not None for worker in pool))
             for worker in wait_for(pool, PATIENCE):
                 task, answer = worker.end()
                 if isinstance(answer, CannotGoOn):
@@ -47,46 +56,12 @@ def run_here(tasks: Iterable[Task], workers: int, tell: Callable[[Task, Outcome]
                 if answer is None:
                     deaths[task.key] = deaths.get(task.key, 0) + 1
                     if deaths[task.key] < DEATHS:
-                        queue.again(task)
+                        turns.again(task)
                         continue
                     line = f"its worker died {DEATHS} times, at last with {worker.exit()}"
-                    record_failure(Folder(task.folder), task, line)
+                    record_failure(task, line)
                     answer = Outcome("failed", line)
-                queue.hear(task, answer, tell)
-
-
-class _Queue:
-    """Tasks in turn; those that another process runs come again, after a while."""
-
-    def __init__(self, tasks: Iterable[Task]):
-        self._ready, self._taken, self._not_before = deque(tasks), deque(), 0.0
-
-    def __len__(self) -> int:
-        return len(self._ready) + len(self._taken)
-
-    def next(self) -> Task | None:
-        """A task to begin now."""
-        if not self._ready and time.monotonic() > self._not_before:
-            self._ready, self._taken = self._taken, deque()
-        return self._ready.popleft() if self._ready else None
-
-    def __iter__(self) -> Iterator[Task]:
-        while self:
-            if (task := self.next()) is None:
-                time.sleep(PATIENCE)
-            else:
-                yield task
-
-    def again(self, task: Task) -> None:
-        self._ready.append(task)
-
-    def hear(self, task: Task, outcome: Outcome, tell: Callable[[Task, Outcome], None]) -> None:
-        """Pass on what became of a task, unless it is to come again."""
-        if outcome.state == "taken":
-            self._taken.append(task)
-            self._not_before = time.monotonic() + PATIENCE
-        else:
-            tell(task, outcome)
+                hear(task, answer)
 
 
 class _Worker:
@@ -99,14 +74,14 @@ class _Worker:
 
     def __exit__(self, *_: object) -> None:
         self.pipe.close()
-        self.process.terminate()
+        self.process.kill()  # whatever it is at: files are complete or absent, and its lock ends with it
         self.process.join()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(far_end,), daemon=True)
-        with _environment(ONE_CORE):
+        with _environment(ONE_CORE), _deaf_to_interrupts():
             self.process.start()
         far_end.close()
 
@@ -114,13 +89,15 @@ class _Worker:
         """Wait until the process is there; what keeps it from starting would keep every other one."""
         try:
             self.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self.process.join()
             raise CannotGoOn(f"Worker processes do not start (exit code {self.process.exitcode}, see above).") from None
 
     def begin(self, task: Task) -> None:
+        if not self.process.is_alive():  # it died while idle, which is no fault of this task
+            self._replace()
         self.task = task
-        with contextlib.suppress(BrokenPipeError):  # it has died, as `end` will see
+        with contextlib.suppress(ConnectionError):  # it has died, as `end` will see
             self.pipe.send(task)
 
     def end(self) -> tuple[Task, Outcome | CannotGoOn | None]:
@@ -128,13 +105,16 @@ class _Worker:
         task, self.task = self.task, None
         try:
             return task, self.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            self.died = self.process.exitcode
-            self.pipe.close()
-            self._start()
-            self.await_start()
+        except (EOFError, OSError):  # OSError: in the middle of an answer
+            self._replace()
             return task, None
+
+    def _replace(self) -> None:
+        self.process.join()
+        self.died = self.process.exitcode
+        self.pipe.close()
+        self._start()
+        self.await_start()
 
     def exit(self) -> str:
         """How the last process that died did so."""
@@ -149,8 +129,7 @@ def wait_for(pool: list[_Worker], timeout: float) -> list[_Worker]:
 
 def _serve(pipe: Connection) -> None:
     """What a worker process does until the other end of its pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):
         pipe.send("started")
         while True:
             task = pipe.recv()
@@ -159,6 +138,17 @@ def _serve(pipe: Connection) -> None:
             except CannotGoOn as error:
                 answer = error
             pipe.send(answer)
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C is for this process, not for those that are started in here, not even while they load."""
+    resource_tracker.ensure_running()  # starting it would undo this
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

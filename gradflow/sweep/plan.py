@@ -139,8 +139,8 @@ def parse_grid(texts: Sequence[str], config: type) -> dict[str, list]:
     """A grid from NAME=VALUE,VALUE,... ; lin:FIRST:LAST:COUNT and log:FIRST:LAST:COUNT are ranges, / separates the parts of one value."""
     grid = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        require(bool(equals and values), f"--grid takes NAME=VALUE,VALUE,..., got {text!r}.")
+        name, _, values = text.partition("=")
+        require(bool(name and values), f"--grid takes NAME=VALUE,VALUE,..., got {text!r}.")
         require(name not in grid, f"--grid has {name} twice.")
         grid[name] = _range(name, values, config) if values.startswith(("lin:", "log:")) else values.split(",")
     return grid

@@ -41,35 +41,48 @@ def run(
     Members that another process runs into the same folder are waited for, not run again. Raises `InputError` where the sweep cannot
     begin or go on (folder, disk, scheduler); what is done is kept, and the same call goes on from there.
     """
+    require(workers is None or workers >= 0, f"--workers takes 0 or more processes, got {workers}.")
+    require(
+        workers is None or scheduler is None,
+        "Choose --workers (here) or --scheduler (the workers of that one), not both.",
+    )
     folder = Folder(out)
     share = _share(list(sweep.members()), array)
     folder.begin(sweep, accept_changes=accept_changes)
     done, failed = folder.done(), folder.failed()
     left = [member for member in share if member.key not in done and (retry_failed or member.key not in failed)]
-    todo = tasks(folder, left, sweep.simulation)
+    todo = tasks(folder, left, sweep.simulation, retry=retry_failed)
     names = {member.key: describe(sweep, member) for member in share}
     errors = {names[key]: folder.error(key) for key in names if key in failed and not retry_failed}
 
-    from gradflow.dynamics import progress
+    from tqdm import tqdm  # gradflow.dynamics has a bar, too, and imports what members may need to set JAX up for
 
-    before = len(share) - len(todo)
-    with progress.bar(len(share), " members", "sweep", show=show_progress, done=before) as bar:
+    hidden = None if show_progress is None else not show_progress  # None: where there is no terminal
+    finished = sum(member.key in done for member in share)
+    with tqdm(
+        total=len(share), initial=finished + len(errors), desc="sweep", unit=" members", disable=hidden, leave=False
+    ) as bar:
 
         def tell(task: Task, outcome: Outcome) -> None:
+            nonlocal finished
             if outcome.state == "failed":
                 errors[names[task.key]] = outcome.line
-            bar.set_postfix_str(f"failed = {len(errors)}", refresh=False)
+            else:
+                finished += 1
             bar.update()
+
+        def show_running(count: int) -> None:
+            bar.set_postfix_str(f"running = {count}, failed = {len(errors)}")
 
         if scheduler is not None:
             from gradflow.sweep.cluster import run_on
 
-            run_on(scheduler, todo, tell)
+            run_on(scheduler, todo, tell, show_running)
         elif todo:
             from gradflow.sweep.local import run_here
 
-            run_here(todo, cores() if workers is None else workers, tell)
-    return Result(len(share) - len(errors), errors)
+            run_here(todo, cores() if workers is None else workers, tell, show_running)
+    return Result(finished, errors)
 
 
 def describe(sweep: Sweep, member: Member) -> str:

@@ -1,14 +1,18 @@
 """One member of a sweep, run by whichever process is told to: claim it, measure, store the numbers or the error."""
 
+import contextlib
+import hashlib
+import json
 import os
 import socket
 import sys
 import traceback
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradflow.errors import InputError, first_line
+from gradflow.errors import InputError, first_line, require
 from gradflow.sweep.folder import Folder, changes, made_with
 from gradflow.sweep.plan import Member, module_of
 
@@ -25,11 +29,18 @@ ONE_CORE = {
 
 
 class Task(NamedTuple):
-    """What a worker is given: plain data, so that it need not import the simulation to receive it. `root` is where that is."""
+    """What a worker is given: plain data, so that it need not import the simulation to receive it.
+
+    folder, root    where the sweep is, and where the simulation is imported from
+    made_with       a digest of the versions and sources that the sweep is computed with
+    retry           run it again if it failed earlier
+    """
 
     folder: str
     root: str
+    made_with: str
     simulation: str
+    retry: bool
     key: str
     fields: dict[str, Any]
 
@@ -49,35 +60,33 @@ class CannotGoOn(InputError):
     """What ends a sweep and not one member: a full disk, a worker with other versions. Nothing that is done is lost."""
 
 
-def tasks(folder: Folder, members: list[Member], simulation: str) -> list[Task]:
+def tasks(folder: Folder, members: list[Member], simulation: str, *, retry: bool = False) -> list[Task]:
     """The tasks of these members."""
-    root = Path(module_of(simulation).__file__).parents[simulation.count(".")]
-    where = str(folder.path.absolute()), str(root)
-    return [Task(*where, simulation, member.key, member.fields) for member in members]
+    root = Path(module_of(simulation).__file__).absolute().parents[simulation.count(".")]
+    digest = hashlib.sha256(json.dumps(folder.made_with(), sort_keys=True).encode()).hexdigest()[:12]
+    same = str(folder.path.absolute()), str(root), digest, simulation, retry
+    return [Task(*same, member.key, member.fields) for member in members]
 
 
 def work(task: Task) -> Outcome:
     """Run a member, unless it is done or another process runs it. Raises `CannotGoOn` where no other member would fare better."""
-    prepare(task.folder, task.root, task.simulation)
+    prepare(task.folder, task.root, task.made_with, task.simulation)
     folder = Folder(task.folder)
-    try:
-        with folder.claim(task.key) as mine:
-            if not mine:
-                return Outcome("taken")
-            if folder.result(task.key).exists():
-                return Outcome("done")
-            try:
-                content = measured(task)
-            except Exception as error:
-                line = f"{type(error).__name__}: {first_line(error)}"
-                record_failure(folder, task, line, traceback.format_exc())
-                return Outcome("failed", line)
-            folder.keep(task.key, content)
+    with _writing(folder), folder.claim(task.key) as mine:
+        if not mine:
+            return Outcome("taken")
+        if folder.result(task.key).exists():
             return Outcome("done")
-    except OSError as error:
-        raise CannotGoOn(
-            f"Cannot write to {task.folder}: {error.strerror}. What is done is kept; run the same again when that is mended."
-        ) from error
+        if not task.retry and folder.failure(task.key).exists():  # since this sweep began, by another process
+            return Outcome("failed", folder.error(task.key))
+        try:
+            content = measured(task)
+        except (Exception, SystemExit) as error:
+            line = f"{type(error).__name__}: {first_line(error)}"
+            record_failure(task, line, traceback.format_exc())
+            return Outcome("failed", line)
+        folder.keep(task.key, content)
+        return Outcome("done")
 
 
 def measured(task: Task) -> bytes:
@@ -87,31 +96,58 @@ def measured(task: Task) -> bytes:
     return bytes(module.measure(module.Config(**fields)).to_netcdf(engine="scipy"))
 
 
-def record_failure(folder: Folder, task: Task, line: str, details: str = "") -> None:
-    """Store why a member failed."""
-    where = {"host": socket.gethostname(), "process": os.getpid()}
-    folder.record_failure(task.key, {"error": line, **task.named(), **where, "traceback": details})
+def record_failure(task: Task, line: str, details: str = "") -> None:
+    """Store why a member failed. Raises `CannotGoOn`."""
+    folder, where = Folder(task.folder), {"host": socket.gethostname(), "process": os.getpid()}
+    with _writing(folder):
+        folder.record_failure(task.key, {"error": line, **task.named(), **where, "traceback": details})
+
+
+@contextlib.contextmanager
+def _writing(folder: Folder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotGoOn(
+            f"Cannot write to {folder.path}: {error.strerror or error}. What is done is kept; run the same again when that is mended."
+        ) from error
 
 
 @cache
-def prepare(folder: str, root: str, simulation: str) -> None:
-    """Once in each process: settings of JAX, and a look whether this process computes as the sweep does."""
-    for name, value in ONE_CORE.items():
-        os.environ.setdefault(name, value)
+def prepare(folder: str, root: str, made_with: str, simulation: str) -> None:
+    """Once in each process and for each state of the sources: settings of JAX, and a look whether this process computes as the
+    sweep does. Raises `CannotGoOn`.
+    """
+    os.environ.update(ONE_CORE)
     if root not in sys.path:
         sys.path.append(root)
-    from gradflow.precision import enable_compilation_cache, enable_x64
+    try:
+        _look(folder, simulation)
+        from gradflow.precision import enable_compilation_cache, enable_x64
 
+        enable_x64()
+        enable_compilation_cache()
+    except Exception as error:
+        said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
+        raise CannotGoOn(f"A worker on {socket.gethostname()} cannot begin: {said}") from error
+
+
+def _look(folder: str, simulation: str) -> None:
+    """Raise `InputError` unless this process sees the sweep, and computes as it does."""
     try:
         there = Folder(folder).made_with()
     except InputError as error:
-        raise CannotGoOn(
-            f"A worker on {socket.gethostname()} does not see the sweep: {error} Workers need the folder on a shared file system."
-        ) from None
-    changed = changes(there, made_with(simulation))
-    if changed:
-        raise CannotGoOn(
-            f"A worker on {socket.gethostname()} computes otherwise than {Path(folder)} says: {'; '.join(changed)}."
-        )
-    enable_x64()
-    enable_compilation_cache()
+        raise InputError(f"{error} Workers need the folder on a shared file system.") from None
+    now = made_with(simulation)
+    changed = changes(there, now)
+    require(
+        not changed, f"it computes otherwise than {folder} says: {'; '.join(changed)}. Mend that, and start it again."
+    )
+    edited = changes(_loaded_with(simulation), now)
+    require(not edited, f"it was started before a change: {'; '.join(edited)}. Start it again.")
+
+
+@cache
+def _loaded_with(simulation: str) -> dict[str, Any]:
+    """Versions and sources when this process first computed, which are those that it holds on to."""
+    return made_with(simulation)
