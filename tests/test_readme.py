@@ -47,9 +47,8 @@ def test_the_commands_run_and_the_figures_are_drawn_from_their_runs(tmp_path):
 
 @pytest.fixture
 def here(tmp_path):
-    """A folder in which `.venv/bin` holds this Python's commands, and `sbatch` starts a job here and now."""
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    """A folder whose `.venv` is this Python's, and `sbatch` starts a job here and now."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "bin").mkdir()
     for name, text in {
         "sbatch": 'bash "$1" >/dev/null 2>&1 & echo "Submitted batch job $!"',

@@ -55,7 +55,7 @@ class _View:
         self.rate = self.sigma1**2 * self.m * self.m1  # the mean of S at the start
         self.t = run["time"].values
         self.t1 = events["T1"].time
-        self.trained = events["T1"].happened and self.t[-1] > 2 * self.t1
+        self.trained = events["T1"].happened and self.t[-1] > 2 * self.t1 > 0  # right by chance at the start: no Phase 1
         self.phase_2 = self.t > self.t1 if self.trained else np.zeros(self.t.size, bool)
         self.largest_initial_output = float(np.abs(run["margin"][0]).max())
 
@@ -108,7 +108,7 @@ def _phase_1(v: _View) -> list[Claim]:
         at_most("|Delta Gamma_K| = O(m^-2) at T1", "E.26-28", "O(1)", float(v.at("change_Gamma_K", v.t1) * v.m**2), ORDER_ONE, _ORDER),
         at_most("|Delta Gamma_Q| = O(m^-2) at T1", "E.26-28", "O(1)", float(v.at("change_Gamma_Q", v.t1) * v.m**2), ORDER_ONE, _ORDER),
         at_least("one-signal losses first rise (peak / start)", "Lemma 4.2", "> 1", float(one_signal.max() / one_signal[0]) if peak.happened else 1.0, 1 + 1e-9, "a rise is a rise"),
-        at_most("... and fall before T1 (peak time / T1)", "Lemma 4.3", "< 1", peak.time / v.t1, 1.0, "the peak comes first"),
+        at_most("... and fall before T1 (peak time / T1)", "Lemma 4.3", "< 1", peak.time / (v.t1 or math.nan), 1.0, "the peak comes first"),
         at_least("C of (1+C) max(dG1,dG2) <= -dG3 <= (1-C)(dG1+dG2) on [T0.5, T1]", "Lemma 4.3", "> 0", float(constant[between].min()) if between.any() else math.nan, 1e-9, "any C > 0; T0.5 is read off at C = 0.05"),
     ]  # fmt: skip
 

@@ -202,3 +202,11 @@ def test_ctrl_c_keeps_what_was_done(tmp_path):
         process.kill()  # it has two thousand million steps to go
     assert process.returncode == 2 and "interrupted" in errors and "Traceback" not in errors
     assert store.load(tmp_path, "descent").sizes["time"] > 3
+
+
+def test_a_start_that_is_right_by_chance_has_no_phase_1():
+    """Six sentences, all right at t = 0: nothing to divide by, and claims on Phase 2 are left open."""
+    measured = measure(dataclasses.replace(TINY, m=16, m1=32, seed=1))
+    by_name = dict(zip(measured["claim"].values, measured["holds"].values, strict=True))
+    assert np.isnan(measured["T1"]) and np.isnan(by_name["R > 1 in Phase 2 (smallest R)"])
+    assert by_name["T1 sigma1^2 m m1 = O(1)"] == 1
