@@ -247,6 +247,14 @@ def test_a_worker_that_holds_on_to_other_sources_than_the_folder_refuses(tmp_pat
         run(Sweep("edited_toy"), tmp_path / "two", workers=0)
 
 
+def test_a_folder_that_another_process_is_about_to_begin_is_no_foreign_one(tmp_path):
+    for name in ("members", "failed", "running"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / ".sweep.json.0123").write_text("{")
+    (tmp_path / "out" / ".lock").touch()
+    assert run(Sweep(toy), tmp_path / "out", workers=0) == (1, {})
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
 def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch, number):
     def flock(*_):
