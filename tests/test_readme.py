@@ -60,17 +60,20 @@ def here(tmp_path):
 
 
 def _run_whole(script, cwd, interpreter, **environment):
-    """Run a script and end whatever it leaves behind."""
+    """Run a script and end whatever it leaves behind; exit code, output, errors."""
     path = f"{cwd / 'bin'}:{os.environ['PATH']}"
-    process = subprocess.Popen(
-        [*interpreter, script], cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": path} | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        process.wait(timeout=180)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, *process.communicate()
+    said = cwd / "out", cwd / "errors"
+    with said[0].open("w") as out, said[1].open("w") as errors:
+        process = subprocess.Popen(
+            [*interpreter, script], cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": path} | environment,
+            stdout=out, stderr=errors, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=300)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode, *(path.read_text() for path in said)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ scheduler is given few members at a time (PER_THREAD for each thread), so that i
 import asyncio
 import contextlib
 import logging
+import math
 import pickle
 import queue
 import sys
@@ -100,7 +101,8 @@ class _Threads:
     """How many members the workers can run at once; says so, on a terminal, once there are none."""
 
     def __init__(self, client: Any, address: str):
-        self.client, self.address, self.known, self.looked, self.said = client, address, 0, -PATIENCE, False
+        self.client, self.address = client, address
+        self.known, self.looked, self.said = 0, -math.inf, False
 
     def count(self) -> int:
         """The workers' threads, as of a moment ago. Raises `InputError` where the scheduler is lost."""
@@ -109,7 +111,7 @@ class _Threads:
         try:
             require(self.client.status == "running", _lost(self.address))
             self.known = sum(self.client.nthreads().values())
-        except OSError:
+        except (OSError, RuntimeError):  # the latter from a client that has given up
             raise InputError(_lost(self.address)) from None
         self.looked = time.monotonic()
         if not self.known and not self.said and sys.stderr.isatty():

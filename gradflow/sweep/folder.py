@@ -3,6 +3,7 @@
     sweep.json              the plan, and the versions and sources that it is computed with
     members/ab/KEY.nc       a finished member (NetCDF, opens in xarray): complete or absent, whatever happens
     failed/KEY.json         a member that failed: its error and its configuration
+    .lock                   held by the process that begins the sweep or lets it grow
     running/KEY             held by the process that runs the member, under a lock that ends with the process; says who that is
 
 Any number of processes, on any number of machines that share the folder, may work on it at once.

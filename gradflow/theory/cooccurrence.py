@@ -55,7 +55,9 @@ class _View:
         self.rate = self.sigma1**2 * self.m * self.m1  # the mean of S at the start
         self.t = run["time"].values
         self.t1 = events["T1"].time
-        self.trained = events["T1"].happened and self.t[-1] > 2 * self.t1 > 0  # right by chance at the start: no Phase 1
+        self.trained = (
+            events["T1"].happened and self.t[-1] > 2 * self.t1 > 0
+        )  # right by chance at the start: no Phase 1
         self.phase_2 = self.t > self.t1 if self.trained else np.zeros(self.t.size, bool)
         self.largest_initial_output = float(np.abs(run["margin"][0]).max())
 

@@ -1,6 +1,7 @@
 """Sweeps on this machine, disturbed in every way: each member is there once in the end, as an undisturbed run leaves it."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -16,7 +17,8 @@ from gradflow.scripts import one_line_errors
 from gradflow.sweep import Sweep, folder, run
 from gradflow.sweep.command import main
 from gradflow.sweep.folder import Folder
-from gradflow.sweep.work import ONE_CORE
+from gradflow.sweep.local import _Worker
+from gradflow.sweep.work import ONE_CORE, record_failure, tasks, work
 from tests.sweep import toy
 from tests.sweep.processes import Toy, end, expected, found, half_files, is_gone, until, workers_of
 
@@ -227,8 +229,6 @@ def test_members_of_other_versions_and_sources_are_kept_only_when_accepted(tmp_p
 
 
 def test_a_member_that_another_process_recorded_as_failed_meanwhile_is_not_run_again(tmp_path):
-    from gradflow.sweep.work import record_failure, tasks, work
-
     out, sweep = Folder(tmp_path / "out"), Sweep(toy)
     out.begin(sweep)
     (task,) = tasks(out, list(sweep.members()), toy.__name__)
@@ -245,6 +245,49 @@ def test_a_worker_that_holds_on_to_other_sources_than_the_folder_refuses(tmp_pat
     (tmp_path / "edited_toy.py").write_text(Path(toy.__file__).read_text() + "# other numbers\n")
     with pytest.raises(InputError, match=r"1 sources changed \(edited_toy\)\. Start it again"):
         run(Sweep("edited_toy"), tmp_path / "two", workers=0)
+
+
+def test_a_folder_that_another_process_is_about_to_begin_is_no_foreign_one(tmp_path):
+    for name in ("members", "failed", "running"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / ".sweep.json.0123").write_text("{")
+    (tmp_path / "out" / ".lock").touch()
+    assert run(Sweep(toy), tmp_path / "out", workers=0) == (1, {})
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run(Sweep(toy, seeds=2), tmp_path / "out", workers=0) == (2, {})
+
+
+def test_a_claim_that_another_machine_took_away_meanwhile_is_made_anew(tmp_path, monkeypatch):
+    flock, calls = fcntl.flock, []
+
+    def stale(file, how):
+        calls.append(file.name)
+        if len(calls) == 2:  # after the plan's
+            os.unlink(file.name)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", stale)
+    assert run(Sweep(toy), tmp_path / "out", workers=0) == (1, {}) and calls[1] == calls[2]
+
+
+def test_a_worker_that_died_while_idle_is_replaced_and_no_member_is_blamed(tmp_path):
+    there, sweep = Folder(tmp_path / "out"), Sweep(toy)
+    there.begin(sweep)
+    (task,) = tasks(there, list(sweep.members()), toy.__name__)
+    with _Worker() as worker:
+        worker.await_start()
+        worker.process.kill()
+        worker.process.join()
+        worker.begin(task)
+        assert worker.end() == (task, ("done", ""))
 
 
 @pytest.mark.parametrize(
