@@ -1,13 +1,13 @@
 """Sweeps: what two cores gain over one, what a member costs beyond its own work, and how soon ten thousand can be read.
 
-Gain: members of the co-occurrence simulation (n = 24, L = 4; a tenth of a second each), start of the processes included.
+Gain: 32 seeds of the co-occurrence simulation's default configuration, about a second each; processes start, import and load or compile
+what they need, which takes some seconds and is in it.
 Overhead: an empty member with one worker, per member of a longer sweep over a shorter one; nothing to start is in it.
 Reading: a sweep of 10 000 empty members with a dozen numbers and two curves of 61 points, opened by a fresh process and summarised.
 
 Targets: a gain of at least 1.7 for at least 32 members that keep a core busy, less than 20 ms a member, opened in less than 5 s.
 """
 
-import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -22,7 +22,7 @@ import xarray as xr
 from benchmarks.timing import in_words, interleaved, met, print_table, ratio
 from gradflow.sweep import Sweep, run
 
-MEMBERS, ROUNDS = 64, 3
+MEMBERS, ROUNDS = 32, 1
 FEW, MANY, VERY_MANY = 200, 1200, 10_000
 NUMBERS, POINTS = 12, 61
 
@@ -46,10 +46,7 @@ def measure(config: Config) -> xr.Dataset:
 
 def busy(workers: int) -> None:
     """Members that keep a core busy, from nothing to a whole folder."""
-    from simulations import cooccurrence
-
-    base = dataclasses.replace(cooccurrence.PRESETS["small"], n=24, L=4, end=1e6, save_points=121)
-    sweep = Sweep(cooccurrence, {"m": [64, 256, 1024, 4096]}, seeds=MEMBERS // 4, base=base)
+    sweep = Sweep("simulations.cooccurrence", seeds=MEMBERS)
     with tempfile.TemporaryDirectory() as folder:
         run(sweep, Path(folder) / "sweep", workers=workers, show_progress=False)
 

@@ -29,5 +29,5 @@ def enable_compilation_cache() -> Path:
     folder = Path(os.environ.get("GRADFLOW_CACHE") or Path(user_cache) / "gradflow")
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder

@@ -1,5 +1,6 @@
 """The README: its code prints what it says, its commands run, its pictures are small."""
 
+import contextlib
 import os
 import re
 import signal
@@ -71,7 +72,8 @@ def _run_whole(script, cwd, interpreter, **environment):
         try:
             process.wait(timeout=300)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # nothing was left behind
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return process.returncode, *(path.read_text() for path in said)
 

@@ -41,6 +41,9 @@ def run(
     Members that another process runs into the same folder are waited for, not run again. Raises `InputError` where the sweep cannot
     begin or go on (folder, disk, scheduler); what is done is kept, and the same call goes on from there.
     """
+    require(
+        os.name == "posix", "Sweeps need Linux or macOS: processes that share a folder are told apart by its locks."
+    )
     require(workers is None or workers >= 0, f"--workers takes 0 or more processes, got {workers}.")
     require(
         workers is None or scheduler is None,

@@ -12,6 +12,7 @@ words are 3..d-1. Everything is stated in word indices; an embedding is any orth
 """
 
 import dataclasses
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -79,20 +80,22 @@ class CoOccurrence:
         """Number of training sentences in I1..I4 (Assumption 2.3 (i): exact)."""
         return (self.n // 2, self.n // 6, self.n // 6, self.n // 6)
 
+    @partial(jax.jit, static_argnums=0)
     def sample(self, key: PRNGKeyArray) -> Batch:
         """The training set, sorted by class, with exact class sizes."""
-        word_class = jnp.repeat(jnp.arange(4), np.array(self.class_sizes), total_repeat_length=self.n)
+        word_class = np.repeat(np.arange(4), self.class_sizes)
         key_words, key_positions = jax.random.split(key)
         if self.random_words == "unique":
             count = least_vocabulary(self.n, self.L) - 3
             drawn = jax.random.permutation(key_words, jnp.arange(3, self.d))[:count]
-            fixed = np.array([len(FIXED_WORDS[k]) for k in np.asarray(word_class)])
+            fixed = np.array([len(FIXED_WORDS[k]) for k in word_class])
             slots = np.arange(self.L) >= fixed[:, None]
             random_words = jnp.zeros((self.n, self.L), int).at[slots].set(drawn)
         else:
             random_words = jax.random.randint(key_words, (self.n, self.L), 3, self.d)
-        return _sentences(key_positions, word_class, random_words)
+        return _sentences(key_positions, jnp.asarray(word_class), random_words)
 
+    @partial(jax.jit, static_argnums=(0, 2))
     def held_out(self, key: PRNGKeyArray, size: int) -> Batch:
         """`size` fresh sentences of the distribution of Definition 2.1: random classes, random words uniform on 3..d-1."""
         require(size > 0, f"A held-out set needs at least one sentence, got size = {size}.")
