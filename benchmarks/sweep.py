@@ -22,7 +22,7 @@ import xarray as xr
 from benchmarks.timing import in_words, interleaved, met, print_table, ratio
 from gradflow.sweep import Sweep, run
 
-MEMBERS, ROUNDS = 32, 1
+MEMBERS, ROUNDS = 32, 2
 FEW, MANY, VERY_MANY = 200, 1200, 10_000
 NUMBERS, POINTS = 12, 61
 
