@@ -72,7 +72,7 @@ class Folder:
             require(not others, f"{self.path} holds something else; --out takes a new folder, or one of a sweep.")
             return False
         there = load_config(file)
-        differences = sweep.without(Sweep.from_json(there["sweep"]))
+        differences = sweep.differences(Sweep.from_json(there["sweep"]))
         require(not differences, f"{self.path} holds another sweep: {'; '.join(differences)}. Choose another --out.")
         changed = changes(there["made_with"], plan["made_with"])
         require(

@@ -93,7 +93,7 @@ class Sweep:
             fields = self.base | changes
             yield Member(at, fields, key_of(self.simulation, fields))
 
-    def without(self, earlier: "Sweep") -> list[str]:
+    def differences(self, earlier: "Sweep") -> list[str]:
         """What keeps this plan from being `earlier` or a larger one of its kind, a line each; none: every member stays."""
         if self.simulation != earlier.simulation:
             return [f"simulation: {earlier.simulation} there, {self.simulation} asked for"]

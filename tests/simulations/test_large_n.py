@@ -14,7 +14,7 @@ from gradflow.errors import InputError
 from gradflow.models import coupled, orbits
 from gradflow.models.coupled import Width
 from gradflow.observe.large_n import distance
-from gradflow.plotting.large_n import _power_of_ten
+from gradflow.plotting.style import power_of_ten
 from gradflow.tasks.cooccurrence import CoOccurrence, least_vocabulary
 from simulations.large_n import PRESETS, measure, run
 
@@ -114,7 +114,7 @@ def test_the_stored_configuration_gives_the_same_numbers_again(finished, dataset
 
 @pytest.mark.parametrize(("value", "label"), [(1e8, "10^{8}"), (3e7, r"3 \times 10^{7}"), (99_999_999.99, "10^{8}")])
 def test_a_time_is_labelled_with_its_own_digits(value, label):
-    assert _power_of_ten(value) == label
+    assert power_of_ten(value) == label
 
 
 @pytest.mark.parametrize(

@@ -125,13 +125,13 @@ def test_a_module_that_cannot_be_swept_is_refused():
 
 def test_a_plan_may_grow_and_may_change_in_nothing_else():
     small = Sweep(toy, {"size": [4, 16]}, seeds=2)
-    assert not small.without(small) and not Sweep(toy, {"size": [2, 16, 4]}, seeds=3).without(small)
-    assert small.without(Sweep(toy, {"size": [4, 64]}, seeds=2)) == ["size: 64 there, not asked for"]
-    assert small.without(Sweep(toy, {"size": [4]}, seeds=5)) == ["seed: 2, 3, 4 there, not asked for"]
-    assert small.without(Sweep(toy, {"rate": [4]}))[0].startswith("axes: rate, seed there")
+    assert not small.differences(small) and not Sweep(toy, {"size": [2, 16, 4]}, seeds=3).differences(small)
+    assert small.differences(Sweep(toy, {"size": [4, 64]}, seeds=2)) == ["size: 64 there, not asked for"]
+    assert small.differences(Sweep(toy, {"size": [4]}, seeds=5)) == ["seed: 2, 3, 4 there, not asked for"]
+    assert small.differences(Sweep(toy, {"rate": [4]}))[0].startswith("axes: rate, seed there")
     other = Sweep(toy, {"size": [4, 16]}, seeds=2, base=replace(toy.Config(), rates=(3.0,)))
-    assert small.without(other) == ["rates: [3.0] there, [1.0, 2.0] asked for"]
+    assert small.differences(other) == ["rates: [3.0] there, [1.0, 2.0] asked for"]
     listed = Sweep(toy, settings=[{"size": 4}, {"size": 16}])
     longer = Sweep(toy, settings=[{"size": 4}, {"size": 16}, {"size": 64}])
-    assert not longer.without(listed) and listed.without(longer)
-    assert Sweep(toy, settings=[{"size": 16}, {"size": 4}]).without(listed)
+    assert not longer.differences(listed) and listed.differences(longer)
+    assert Sweep(toy, settings=[{"size": 16}, {"size": 4}]).differences(listed)
