@@ -25,14 +25,21 @@ def draw_all(sweep: xr.Dataset, folder: Path) -> list[Path]:
 
 def one_page(sweep: xr.Dataset) -> Figure:
     """T1 with the mean start's contours; what random outputs at the start add to it; and the balance, at the end and on the way."""
+    axes = set(sweep["done"].dims)
     require(
-        {"m", "sigma1", "seed"} == set(sweep["done"].dims),
-        f"The diagram is over m, sigma1 and seed; this sweep is over {', '.join(map(str, sweep['done'].dims))}.",
+        axes == {"m", "sigma1", "seed"} and min(sweep.sizes["m"], sweep.sizes["sigma1"]) > 1,
+        f"The diagram is over seeds and two or more values of m and of sigma1; this sweep is over {dict(sweep['done'].sizes)}.",
     )
     base = json.loads(sweep.attrs["base"])
-    n, L, m1 = (base[name] for name in ("n", "L", "m1"))
+    require(base["random_words"] == "unique", "The mean start is that of unique random words; these are iid.")
+    require(
+        bool(np.isfinite(sweep["T1"]).any()), "No member of this sweep has come to the end of Phase 1 and twice as far."
+    )
+    sweep = sweep.sortby(["m", "sigma1"])  # a sweep that has grown has its new values last
+    sizes = {name: base[name] for name in ("n", "L", "m1", "sigma0", "initialisation")}
+    n, L, m1 = (sizes[name] for name in ("n", "L", "m1"))
     m, sigma1 = sweep["m"].values, sweep["sigma1"].values
-    told = mean_start(m, sigma1, n=n, L=L, m1=m1, sigma0=base["sigma0"])
+    told = mean_start(m, sigma1, **sizes)
     with panels(2, 2, width=11.0, height=8.6) as (figure, ((top_left, top_right), (left, right))):
         t1, R = (sweep[name].median("seed").transpose("sigma1", "m").values for name in ("T1", "R_at_end"))
         cells(top_left, m, sigma1, t1, norm=LogNorm(), cmap="viridis", label="$T_1$, median over seeds")
@@ -83,7 +90,8 @@ def _along_training(axes: Axes, sweep: xr.Dataset, limit: float) -> None:
             if np.isfinite(t1)
         ]
     )
-    low, middle, high = np.nanquantile(lines, (0.05, 0.5, 0.95), axis=0)
+    seen = np.isfinite(lines).any(axis=0)
+    over, (low, middle, high) = over[seen], np.nanquantile(lines[:, seen], (0.05, 0.5, 0.95), axis=0)
     axes.fill_between(over, low, high, color=BLUE, alpha=0.25, linewidth=0, label=f"90 % of {len(lines)} runs")
     axes.plot(over, middle, color=BLUE, label="median")
     axes.axhline(limit, label="limit $R^*$ (max-margin)", **THEORY)

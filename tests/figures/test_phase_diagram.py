@@ -33,7 +33,7 @@ def sweep():
     R = np.broadcast_to(1.2 + 1 / clock, (*t1.shape, clock.size))
     table = {name: (axes, values) for name, values in scalars.items()}
     table |= {"R": ((*axes, "clock"), R), "done": (axes, np.isfinite(t1))}
-    base = {"n": 24, "L": 4, "m1": 8, "sigma0": None}
+    base = {"n": 24, "L": 4, "m1": 8, "sigma0": None, "initialisation": "paper", "random_words": "unique"}
     return xr.Dataset(table, coords, {"base": json.dumps(base)})
 
 
@@ -59,6 +59,25 @@ def test_every_member_that_got_there_is_a_point_and_a_line_of_the_band(sweep):
     assert median.get_ydata()[-1] == pytest.approx(1.2, abs=1e-3)
 
 
-def test_a_sweep_over_other_axes_is_refused(sweep):
-    with pytest.raises(InputError, match="over m, sigma1 and seed; this sweep is over m, seed"):
-        one_page(sweep.isel(sigma1=0))
+def test_a_sweep_that_has_grown_is_drawn_in_order(sweep):
+    """Its new values come last."""
+    grown = sweep.isel(m=[0, 2, 1], sigma1=[1, 0, 2])
+    for drawn, expected in zip(one_page(grown).axes, one_page(sweep).axes, strict=True):
+        assert drawn.get_xlim() == expected.get_xlim() and drawn.get_ylim() == expected.get_ylim()
+        for one, other in zip(drawn.collections, expected.collections, strict=True):
+            if one.get_array() is not None and one.get_array().ndim == 2:
+                np.testing.assert_array_equal(one.get_array(), other.get_array())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda sweep: sweep.isel(sigma1=0), r"this sweep is over \{'m': 3, 'seed': 2\}"),
+        (lambda sweep: sweep.isel(m=[1]), "two or more values of m"),
+        (lambda sweep: sweep.assign(T1=sweep["T1"] * np.nan), "No member"),
+        (lambda sweep: sweep.assign_attrs(base=json.dumps({"random_words": "iid"})), "unique random words"),
+    ],
+)
+def test_what_is_no_such_sweep_is_refused(sweep, change, message):
+    with pytest.raises(InputError, match=message):
+        one_page(change(sweep))
