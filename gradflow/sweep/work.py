@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from gradflow.errors import InputError, first_line, require
 from gradflow.sweep.folder import Folder, changes, made_with
-from gradflow.sweep.plan import Member, module_of
+from gradflow.sweep.plan import Member, configured, module_of
 
 # A process of a sweep has one core: as many processes as there are cores then run side by side, and sums are taken in the
 # same order everywhere. Numerical libraries read these when they are loaded.
@@ -92,8 +92,7 @@ def work(task: Task) -> Outcome:
 def measured(task: Task) -> bytes:
     """The numbers of a member, as the content of a NetCDF file: the same bytes for the same numbers."""
     module = module_of(task.simulation)
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in task.fields.items()}
-    return bytes(module.measure(module.Config(**fields)).to_netcdf(engine="scipy"))
+    return bytes(module.measure(configured(module.Config, task.fields)).to_netcdf(engine="scipy"))
 
 
 def record_failure(task: Task, line: str, details: str = "") -> None:
