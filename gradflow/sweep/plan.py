@@ -1,20 +1,22 @@
 """What a sweep runs: a simulation, the values that fields of its Config take, and seeds. Every member has a key of its own.
 
-A simulation is a module with a dataclass `Config`, its `PRESETS`, and `measure(config) -> xr.Dataset`. Everything here is plain
+A simulation is a module with a dataclass `Config` that has a field `seed`, its `PRESETS`, and `measure(config) -> xr.Dataset`. Everything here is plain
 data, so that the plan fits in a file (sweep.json) and can be read back where the simulation cannot be imported.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from gradflow.errors import InputError, require
 
@@ -53,21 +55,37 @@ class Sweep:
     ):
         module = module_of(simulation)
         base = next(iter(module.PRESETS.values())) if base is None else base
+        require(
+            all(hasattr(base, name) for name in fields_of(module.Config)),
+            f"base takes a Config of {module.__name__}, got {base!r}.",
+        )
+        require(
+            isinstance(grid, Mapping | None), f"A grid is values by field, such as {{'seed': [1, 2]}}, got {grid!r}."
+        )
         require(not (grid and settings), "A sweep takes a grid or a list of settings, not both.")
-        require(settings is None or len(settings) > 0, "The list of settings is empty.")
         self.base = {name: _value(module.Config, name, getattr(base, name)) for name in fields_of(module.Config)}
         if hasattr(base, "preset"):
             self.base["preset"] = str(base.preset)
         axes = {name: _values(module.Config, name, values) for name, values in (grid or {}).items()}
         if settings is not None:
+            settings = _listed("The list of settings", settings)
+            require(len(settings) > 0, "The list of settings is empty.")
+            require(
+                all(isinstance(each, Mapping) for each in settings),
+                "A setting is values by field, such as {'seed': 1}.",
+            )
             settings = [{name: _value(module.Config, name, value) for name, value in each.items()} for each in settings]
             axes = {"setting": list(range(len(settings)))}
         if not any("seed" in names for names in (axes, *(settings or ()))):
-            chosen = range(self.base["seed"], self.base["seed"] + seeds) if isinstance(seeds, int) else seeds
-            require(len(chosen) > 0, f"A sweep takes at least one seed, got {seeds}.")
-            axes["seed"] = _values(module.Config, "seed", chosen)
+            try:
+                seeds = operator.index(seeds)
+            except TypeError:  # they are the seeds themselves
+                axes["seed"] = _values(module.Config, "seed", seeds)
+            else:
+                require(seeds > 0, f"A sweep takes at least one seed, got {seeds}.")
+                axes["seed"] = [self.base["seed"] + i for i in range(seeds)]
         else:
-            require(seeds == 1, "seed is swept already; leave the number of seeds out.")
+            require(isinstance(seeds, int) and seeds == 1, "seed is swept already; leave the number of seeds out.")
         self.simulation = module.__name__
         self.axes, self.settings = axes, settings
         keys = [member.key for member in self.members()]
@@ -129,6 +147,8 @@ def module_of(simulation: ModuleType | str) -> ModuleType:
         ) from error
     lacking = [name for name in ("Config", "PRESETS", "measure") if not hasattr(module, name)]
     require(not lacking, f"{module.__name__} cannot be swept: it has no {', '.join(lacking)}.")
+    seeded = "seed" in getattr(module.Config, "__dataclass_fields__", {})
+    require(seeded, f"{module.__name__} cannot be swept: its Config must be a dataclass with a field `seed: int = 0`.")
     return module
 
 
@@ -184,11 +204,20 @@ def _range(name: str, text: str, config: type) -> list:
 
 def _values(config: type, name: str, values: Sequence) -> list:
     """An axis: the values of a field, as its type has them."""
+    values = _listed(name, values)
     require(len(values) > 0, f"The grid is empty: {name} has no values.")
     converted = [_value(config, name, value) for value in values]
     repeated = [value for i, value in enumerate(converted) if value in converted[:i]]
     require(not repeated, f"{name} has {_listing(repeated)} twice.")
     return converted
+
+
+def _listed(name: str, values: Any) -> list:
+    """Several values, however they are given; text and objects are one."""
+    if not isinstance(values, str | bytes | Mapping):
+        with contextlib.suppress(TypeError):
+            return list(values)
+    raise InputError(f"{name} takes several values in a list, got {values!r}.")
 
 
 def _value(config: type, name: str, value: Any) -> Any:
@@ -216,7 +245,6 @@ def _texts(value: Any) -> Iterator[str]:
 @cache
 def _parsed(kind: Any, name: str, tokens: tuple[str, ...]) -> Any:
     """What flags make of the same text."""
-    import contextlib
     import io
 
     import tyro
@@ -227,10 +255,19 @@ def _parsed(kind: Any, name: str, tokens: tuple[str, ...]) -> Any:
         value = str(value) if isinstance(value, Path) else value
         json.dumps(value)
     except (SystemExit, TypeError):  # TypeError: JSON has no such thing
-        raise InputError(f"{name} takes {getattr(kind, '__name__', kind)}, got {'/'.join(tokens)!r}.") from None
+        raise InputError(f"{name} takes {_allowed(kind)}, got {'/'.join(tokens)!r}.") from None
     parts = value if isinstance(value, tuple) else (value,)
     require(all(part == part for part in parts), f"{name} takes numbers, got nan.")
     return value
+
+
+def _allowed(kind: Any) -> str:
+    """The values of a type, in words."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if kind is bool:
+        return "True or False"
+    return str(kind).replace("typing.", "") if get_args(kind) else getattr(kind, "__name__", str(kind))
 
 
 @cache

@@ -165,11 +165,44 @@ def test_a_grid_that_means_nothing_is_refused(grid, said):
         (dict(seeds=[1, 1]), "seed has 1 twice"),
         (dict(grid={"seed": [1, 2]}, seeds=2), "seed is swept already"),
         (dict(grid={"size": [True]}), "size takes int"),
+        (dict(grid={"size": [4.5]}), "size takes int, got '4.5'"),
+        (dict(grid={"size": 3.0}), "size takes several values in a list, got 3.0"),
+        (dict(grid={"trouble": "abc"}), "trouble takes several values in a list, got 'abc'"),
+        (dict(grid=["size"]), "A grid is values by field"),
+        (dict(settings={"size": 4}), "list of settings takes several values in a list, got"),
+        (dict(settings=["size"]), "A setting is values by field"),
+        (dict(seeds=2.0), "seed takes several values in a list, got 2.0"),
+        (dict(seeds="12"), "seed takes several values in a list, got '12'"),
+        (dict(seeds=-1), "at least one seed, got -1"),
+        (dict(seeds=[]), "seed has no values"),
+        (dict(base={"size": 4}), "base takes a Config of tests.sweep.toy, got {'size': 4}"),
     ],
 )
-def test_what_would_run_nothing_or_one_thing_twice_is_refused(asked, said):
+def test_what_is_no_sweep_is_refused(asked, said):
     with pytest.raises(InputError, match=said):
         Sweep(toy, **asked)
+
+
+def test_values_may_come_from_anywhere():
+    expected = [member.key for member in Sweep(toy, {"size": [1, 10, 100]}, seeds=2).members()]
+    for sizes in (np.geomspace(1, 100, 3), (10**i for i in range(3)), (1.0, 10.0, 100.0)):
+        assert [member.key for member in Sweep(toy, {"size": sizes}, seeds=np.int64(2)).members()] == expected
+    listed = Sweep(toy, settings=({"size": size} for size in (1, 10, 100)), seeds=np.arange(2))
+    assert [member.key for member in listed.members()] == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Literal["red", "blue"], "it takes red or blue, got 'green'"),
+        (tuple[int, int], r"it takes tuple\[int, int\], got 'green'"),
+        (bool, "it takes True or False, got 'green'"),
+        (float | None, r"it takes float \| None, got 'green'"),
+    ],
+)
+def test_a_value_that_is_refused_is_told_what_is_allowed(kind, said):
+    with pytest.raises(InputError, match=said):
+        Sweep(simulation(it=(kind, "green")))
 
 
 def test_a_module_that_cannot_be_swept_is_refused():
@@ -177,6 +210,10 @@ def test_a_module_that_cannot_be_swept_is_refused():
         Sweep("no_such_thing")
     with pytest.raises(InputError, match="json cannot be swept: it has no Config, PRESETS, measure"):
         Sweep("json")
+    seedless = ModuleType("seedless")
+    seedless.Config, seedless.PRESETS, seedless.measure = make_dataclass("Config", ()), {}, None
+    with pytest.raises(InputError, match="seedless cannot be swept: its Config must be a dataclass with a field `seed"):
+        Sweep(seedless)
 
 
 def test_a_plan_may_grow_and_may_change_in_nothing_else():
