@@ -62,7 +62,9 @@ class CannotGoOn(InputError):
 
 def tasks(folder: Folder, members: list[Member], simulation: str, *, retry: bool = False) -> list[Task]:
     """The tasks of these members."""
-    root = Path(module_of(simulation).__file__).absolute().parents[simulation.count(".")]
+    module = module_of(simulation)
+    above = simulation.count(".") + hasattr(module, "__path__")  # a package's own file is one folder further down
+    root = Path(module.__file__).absolute().parents[above]
     digest = hashlib.sha256(json.dumps(folder.made_with(), sort_keys=True).encode()).hexdigest()[:12]
     same = str(folder.path.absolute()), str(root), digest, simulation, retry
     return [Task(*same, member.key, member.fields) for member in members]
