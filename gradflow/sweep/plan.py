@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -47,10 +47,10 @@ class Sweep:
     def __init__(
         self,
         simulation: ModuleType | str,
-        grid: Mapping[str, Sequence] | None = None,
+        grid: Mapping[str, Iterable] | None = None,
         *,
-        settings: Sequence[Mapping[str, Any]] | None = None,
-        seeds: int | Sequence[int] = 1,
+        settings: Iterable[Mapping[str, Any]] | None = None,
+        seeds: int | Iterable[int] = 1,
         base: Any = None,
     ):
         module = module_of(simulation)
@@ -202,7 +202,7 @@ def _range(name: str, text: str, config: type) -> list:
     return values.tolist()
 
 
-def _values(config: type, name: str, values: Sequence) -> list:
+def _values(config: type, name: str, values: Iterable) -> list:
     """An axis: the values of a field, as its type has them."""
     values = _listed(name, values)
     require(len(values) > 0, f"The grid is empty: {name} has no values.")
