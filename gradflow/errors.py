@@ -10,6 +10,11 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def shortened(text: str, length: int = 200) -> str:
+    """A message that fits on the screen: the record of a failure has the whole."""
+    return text if len(text) <= length else text[: length - 4] + " ..."
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `InputError(message)` unless `condition` holds."""
     if not condition:

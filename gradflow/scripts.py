@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from gradflow.errors import InputError, require
 from gradflow.precision import enable_compilation_cache, enable_x64
@@ -30,7 +30,21 @@ def launch(run: Callable[[Config], None], presets: Mapping[str, Config], descrip
         run(config)
 
 
-def parse(presets: Mapping[str, Config], description: str, arguments: Sequence[str] | None = None) -> Config:
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `InputError` instead of printing the usage."""
+        raise InputError(f"{message}; see {self.prog} --help.")
+
+
+def parse(
+    presets: Mapping[str, Config],
+    description: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+) -> Config:
     """The configuration that the command line asks for.
 
     Flags are the fields of the presets' dataclass, their help the comments on it. Defaults come from `--preset NAME`, or
@@ -39,7 +53,10 @@ def parse(presets: Mapping[str, Config], description: str, arguments: Sequence[s
     import tyro
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    main = sys.modules["__main__"]
+    if prog is None and getattr(main, "__spec__", None):
+        prog = f"python -m {main.__spec__.name}"
+    first = OneLineParser(prog=prog, add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=next(iter(presets)))
     first.add_argument("--config", type=Path)
     chosen, rest = first.parse_known_args(arguments)
@@ -49,8 +66,8 @@ def parse(presets: Mapping[str, Config], description: str, arguments: Sequence[s
         default = _from_file(type(default), chosen.config)
     names = ", ".join(f"`{name}`" for name in presets)
     footer = f"Defaults shown are those of --preset {chosen.preset} (there are {names}); --config FILE takes those of an earlier run's config.json."
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    prog = f"python -m {module.name}" if module else None
+    if hasattr(main, "measure"):
+        footer += f" `{prog} sweep` runs it many times, over a grid of these flags and over seeds; `{prog} sweep --help` says how."
     return tyro.cli(type(default), prog=prog, default=default, args=rest, description=f"{description}\n\n{footer}")
 
 

@@ -6,46 +6,47 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradflow.errors import InputError, require
+from gradflow.errors import InputError, require, shortened
+from gradflow.scripts import OneLineParser, parse
 from gradflow.sweep.plan import Sweep, fields_of, parse_grid
-from gradflow.sweep.run import run
+from gradflow.sweep.run import require_by_whom, run
 
 
 def main(module: str, presets: Mapping[str, Any], arguments: Sequence[str]) -> int:
     """Run the sweep that the command line asks for. Returns the exit code: 1 where members failed."""
-    from gradflow.scripts import parse
-
     kind = type(next(iter(presets.values())))
     parser = _parser(module, kind)
     flags, rest = parser.parse_known_args(arguments)
-    base = parse(presets, f"The members' configuration, for {parser.prog}.", rest)
+    base = parse(presets, f"The members' configuration, for {parser.prog}.", rest, prog=parser.prog)
+    array = _array(flags.array)
+    require_by_whom(flags.workers, flags.scheduler, array)
     seeds = {} if flags.seeds is None else {"seeds": flags.seeds}
     sweep = Sweep(module, parse_grid(flags.grid, kind), settings=_settings(flags.settings), base=base, **seeds)
     axes = ", ".join(f"{name} ({len(values)})" for name, values in sweep.axes.items())
     print(f"{module}: {len(sweep)} members over {axes}", flush=True)
     result = run(
-        sweep, flags.out, workers=flags.workers, scheduler=flags.scheduler, array=_array(flags.array),
+        sweep, flags.out, workers=flags.workers, scheduler=flags.scheduler, array=array,
         retry_failed=flags.retry_failed, accept_changes=flags.accept_changes,
     )  # fmt: skip
     for name, error in list(result.failed.items())[:10]:
-        print(f"failed: {name}: {error}")
+        print(f"failed: {name}: {shortened(error)}")
     print(f"{result.done} done, {len(result.failed)} failed, in {flags.out}; gradflow.open_sweep reads them")
     return 1 if result.failed else 0
 
 
 def _parser(module: str, kind: type) -> argparse.ArgumentParser:
     name = module.rpartition(".")[2]
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog=f"python -m {module} sweep",
-        description="Run many members of this simulation, and keep what each measures. A sweep that was stopped, however, goes on "
-        "with the same command. All flags of the simulation itself are taken, too, and hold for every member.",
-        epilog=f"Names for --grid: {', '.join(fields_of(kind))}.",
+        description="Run many members of this simulation, and keep what each measures. However it was stopped, a sweep goes on "
+        f"with the same command. All flags of the simulation itself (python -m {module} --help) are taken, too, and hold for every member.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add(
         "--grid",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=VALUES",
         help="every combination is run: m=64,256,1024 or m=log:64:1024:5 or m=lin:1:9:5; parts of one value are separated by /",
@@ -72,6 +73,14 @@ def _parser(module: str, kind: type) -> argparse.ArgumentParser:
     add("--array", metavar="I/N", help="run only the I-th of N shares, I from 0 to N - 1; any number may run at once")
     add("--retry-failed", action="store_true", help="run members again that failed")
     add("--accept-changes", action="store_true", help="go on in a folder that was begun with other versions or sources")
+    parser.epilog = f"Names for --grid: {', '.join(fields_of(kind))}."
+    flags = vars(parser.parse_args([]))
+    taken = [name for name in fields_of(kind) if name in flags]
+    if taken:
+        parser.epilog += (
+            f" Where the sweep has a flag of the same name ({', '.join(taken)}), that is the sweep's; "
+            f"the simulation's is given in the grid, if need be with one value: --grid {taken[0]}=VALUE."
+        )
     return parser
 
 

@@ -1,19 +1,22 @@
 """What a sweep runs: a simulation, the values that fields of its Config take, and seeds. Every member has a key of its own.
 
-A simulation is a module with a dataclass `Config`, its `PRESETS`, and `measure(config) -> xr.Dataset`. Everything here is plain
+A simulation is a module with a dataclass `Config` that has a field `seed`, its `PRESETS`, and `measure(config) -> xr.Dataset`. Everything here is plain
 data, so that the plan fits in a file (sweep.json) and can be read back where the simulation cannot be imported.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from gradflow.errors import InputError, require
 
@@ -44,28 +47,46 @@ class Sweep:
     def __init__(
         self,
         simulation: ModuleType | str,
-        grid: Mapping[str, Sequence] | None = None,
+        grid: Mapping[str, Iterable] | None = None,
         *,
-        settings: Sequence[Mapping[str, Any]] | None = None,
-        seeds: int | Sequence[int] = 1,
+        settings: Iterable[Mapping[str, Any]] | None = None,
+        seeds: int | Iterable[int] = 1,
         base: Any = None,
     ):
         module = module_of(simulation)
         base = next(iter(module.PRESETS.values())) if base is None else base
+        require(
+            all(hasattr(base, name) for name in fields_of(module.Config)),
+            f"base takes a Config of {module.__name__}, got {base!r}.",
+        )
+        require(
+            isinstance(grid, Mapping | None), f"A grid is values by field, such as {{'seed': [1, 2]}}, got {grid!r}."
+        )
         require(not (grid and settings), "A sweep takes a grid or a list of settings, not both.")
-        require(settings is None or len(settings) > 0, "The list of settings is empty.")
+        self.base = {name: _value(module.Config, name, getattr(base, name)) for name in fields_of(module.Config)}
+        if hasattr(base, "preset"):
+            self.base["preset"] = str(base.preset)
         axes = {name: _values(module.Config, name, values) for name, values in (grid or {}).items()}
         if settings is not None:
+            settings = _listed("The list of settings", settings)
+            require(len(settings) > 0, "The list of settings is empty.")
+            require(
+                all(isinstance(each, Mapping) for each in settings),
+                "A setting is values by field, such as {'seed': 1}.",
+            )
             settings = [{name: _value(module.Config, name, value) for name, value in each.items()} for each in settings]
             axes = {"setting": list(range(len(settings)))}
         if not any("seed" in names for names in (axes, *(settings or ()))):
-            chosen = range(base.seed, base.seed + seeds) if isinstance(seeds, int) else seeds
-            require(len(chosen) > 0, f"A sweep takes at least one seed, got {seeds}.")
-            axes["seed"] = _values(module.Config, "seed", chosen)
+            try:
+                seeds = operator.index(seeds)
+            except TypeError:  # they are the seeds themselves
+                axes["seed"] = _values(module.Config, "seed", seeds)
+            else:
+                require(seeds > 0, f"A sweep takes at least one seed, got {seeds}.")
+                axes["seed"] = [self.base["seed"] + i for i in range(seeds)]
         else:
-            require(seeds == 1, "seed is swept already; leave the number of seeds out.")
+            require(isinstance(seeds, int) and seeds == 1, "seed is swept already; leave the number of seeds out.")
         self.simulation = module.__name__
-        self.base = {name: getattr(base, name) for name in fields_of(module.Config)}
         self.axes, self.settings = axes, settings
         keys = [member.key for member in self.members()]
         require(len(set(keys)) == len(keys), "Two members of the sweep are the same run: a setting comes twice.")
@@ -126,13 +147,30 @@ def module_of(simulation: ModuleType | str) -> ModuleType:
         ) from error
     lacking = [name for name in ("Config", "PRESETS", "measure") if not hasattr(module, name)]
     require(not lacking, f"{module.__name__} cannot be swept: it has no {', '.join(lacking)}.")
+    seeded = "seed" in getattr(module.Config, "__dataclass_fields__", {})
+    require(seeded, f"{module.__name__} cannot be swept: its Config must be a dataclass with a field `seed: int = 0`.")
     return module
 
 
 def key_of(simulation: str, fields: Mapping[str, Any]) -> str:
     """The name of a member: a hash of the simulation and of every field that its numbers depend on."""
+    fields = {name: value for name, value in fields.items() if name not in BESIDE_THE_POINT}
     text = json.dumps([simulation, fields], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def configured(config: type, fields: Mapping[str, Any]) -> Any:
+    """The Config of a member, from fields as JSON has them. It runs on one core: where a Config has `workers`, that is 1."""
+    kinds = fields_of(config)
+    alone = {"workers": 1} if "workers" in config.__dataclass_fields__ else {}
+    return config(**{name: _as_meant(kinds.get(name), value) for name, value in fields.items()}, **alone)
+
+
+def _as_meant(kind: Any, value: Any) -> Any:
+    """What JSON made a list or a string of."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_meant(None, each) for each in value)
+    return Path(value) if isinstance(value, str) and Path in (kind, *get_args(kind)) else value
 
 
 def parse_grid(texts: Sequence[str], config: type) -> dict[str, list]:
@@ -164,8 +202,9 @@ def _range(name: str, text: str, config: type) -> list:
     return values.tolist()
 
 
-def _values(config: type, name: str, values: Sequence) -> list:
+def _values(config: type, name: str, values: Iterable) -> list:
     """An axis: the values of a field, as its type has them."""
+    values = _listed(name, values)
     require(len(values) > 0, f"The grid is empty: {name} has no values.")
     converted = [_value(config, name, value) for value in values]
     repeated = [value for i, value in enumerate(converted) if value in converted[:i]]
@@ -173,21 +212,39 @@ def _values(config: type, name: str, values: Sequence) -> list:
     return converted
 
 
+def _listed(name: str, values: Any) -> list:
+    """Several values, however they are given; text and objects are one."""
+    if not isinstance(values, str | bytes | Mapping):
+        with contextlib.suppress(TypeError):
+            return list(values)
+    raise InputError(f"{name} takes several values in a list, got {values!r}.")
+
+
 def _value(config: type, name: str, value: Any) -> Any:
-    """A value of a field as its type has it: 64 is no string, and 1 becomes 1.0 where a number is meant."""
+    """A value of a field as its type has it, and JSON, too: 64 is no string, 1 becomes 1.0 where a number is meant, a path is text."""
     kinds = fields_of(config)
     require(name in kinds, f"Unknown grid name {name!r}; known are {', '.join(kinds)}.")
     if isinstance(value, str):
-        tokens = tuple(value.split("/")) if "tuple" in str(kinds[name]) else (value,)
+        if kinds[name] is str:
+            return value
+        return _parsed(kinds[name], name, tuple(value.split("/")) if "tuple" in str(kinds[name]) else (value,))
+    return _parsed(kinds[name], name, tuple(_texts(value)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """What one would type for a value: its parts, as text."""
+    if hasattr(value, "tolist"):  # of NumPy or JAX
+        value = value.tolist()
+    if isinstance(value, tuple | list):
+        for each in value:
+            yield from _texts(each)
     else:
-        tokens = tuple(map(str, value)) if isinstance(value, tuple | list) else (str(value),)
-    return _parsed(kinds[name], name, tokens)
+        yield str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 @cache
 def _parsed(kind: Any, name: str, tokens: tuple[str, ...]) -> Any:
     """What flags make of the same text."""
-    import contextlib
     import io
 
     import tyro
@@ -195,10 +252,22 @@ def _parsed(kind: Any, name: str, tokens: tuple[str, ...]) -> Any:
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             value = tyro.cli(kind, args=list(tokens))
-    except SystemExit:
-        raise InputError(f"{name} takes {getattr(kind, '__name__', kind)}, got {'/'.join(tokens)!r}.") from None
-    require(value == value, f"{name} takes numbers, got nan.")
+        value = str(value) if isinstance(value, Path) else value
+        json.dumps(value)
+    except (SystemExit, TypeError):  # TypeError: JSON has no such thing
+        raise InputError(f"{name} takes {_allowed(kind)}, got {'/'.join(tokens)!r}.") from None
+    parts = value if isinstance(value, tuple) else (value,)
+    require(all(part == part for part in parts), f"{name} takes numbers, got nan.")
     return value
+
+
+def _allowed(kind: Any) -> str:
+    """The values of a type, in words."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if kind is bool:
+        return "True or False"
+    return str(kind).replace("typing.", "") if get_args(kind) else getattr(kind, "__name__", str(kind))
 
 
 @cache

@@ -1,9 +1,9 @@
 """Running a sweep into a folder: what is left to do, by whom, and what it says meanwhile."""
 
 import os
-from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gradflow.errors import require
 from gradflow.sweep.folder import Folder
@@ -44,13 +44,10 @@ def run(
     require(
         os.name == "posix", "Sweeps need Linux or macOS: processes that share a folder are told apart by its locks."
     )
-    require(workers is None or workers >= 0, f"--workers takes 0 or more processes, got {workers}.")
-    require(
-        workers is None or scheduler is None,
-        "Choose --workers (here) or --scheduler (the workers of that one), not both.",
-    )
+    require_by_whom(workers, scheduler, array)
     folder = Folder(out)
-    share = _share(list(sweep.members()), array)
+    i, n = array or (0, 1)
+    share = list(sweep.members())[i::n]
     folder.begin(sweep, accept_changes=accept_changes)
     done, failed = folder.done(), folder.failed()
     left = [member for member in share if member.key not in done and (retry_failed or member.key not in failed)]
@@ -89,18 +86,28 @@ def run(
 
 
 def describe(sweep: Sweep, member: Member) -> str:
-    """Where a member is, in words."""
-    return ", ".join(f"{name} = {values[i]}" for (name, values), i in zip(sweep.axes.items(), member.at, strict=True))
+    """Where a member is, in words; for a setting also its fields."""
+    where = {name: values[i] for (name, values), i in zip(sweep.axes.items(), member.at, strict=True)}
+    if sweep.settings is not None:
+        where |= sweep.settings[where["setting"]]
+    return ", ".join(f"{name} = {value}" for name, value in where.items())
+
+
+def require_by_whom(workers: Any, scheduler: Any, array: Any) -> None:
+    """Raise `InputError` unless these say by whom members are run."""
+    whole = workers is None or (isinstance(workers, Integral) and workers >= 0)
+    require(whole, f"--workers takes 0 or more processes, got {workers!r}.")
+    require(
+        workers is None or scheduler is None,
+        "Choose --workers (here) or --scheduler (the workers of that one), not both.",
+    )
+    if array is not None:
+        pair = isinstance(array, tuple | list) and len(array) == 2 and all(isinstance(each, Integral) for each in array)
+        require(pair, f"array takes (i, n), such as (0, 8), got {array!r}.")
+        i, n = array
+        require(0 <= i < n, f"--array takes I/N with I from 0 to N - 1, got {i}/{n}.")
 
 
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _share(members: Sequence[Member], array: tuple[int, int] | None) -> Sequence[Member]:
-    if array is None:
-        return members
-    i, n = array
-    require(0 <= i < n, f"--array takes I/N with I from 0 to N - 1, got {i}/{n}.")
-    return members[i::n]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from gradflow.errors import InputError, first_line, require
 from gradflow.sweep.folder import Folder, changes, made_with
-from gradflow.sweep.plan import Member, module_of
+from gradflow.sweep.plan import Member, configured, module_of
 
 # A process of a sweep has one core: as many processes as there are cores then run side by side, and sums are taken in the
 # same order everywhere. Numerical libraries read these when they are loaded.
@@ -62,7 +62,9 @@ class CannotGoOn(InputError):
 
 def tasks(folder: Folder, members: list[Member], simulation: str, *, retry: bool = False) -> list[Task]:
     """The tasks of these members."""
-    root = Path(module_of(simulation).__file__).absolute().parents[simulation.count(".")]
+    module = module_of(simulation)
+    above = simulation.count(".") + hasattr(module, "__path__")  # a package's own file is one folder further down
+    root = Path(module.__file__).absolute().parents[above]
     digest = hashlib.sha256(json.dumps(folder.made_with(), sort_keys=True).encode()).hexdigest()[:12]
     same = str(folder.path.absolute()), str(root), digest, simulation, retry
     return [Task(*same, member.key, member.fields) for member in members]
@@ -92,8 +94,7 @@ def work(task: Task) -> Outcome:
 def measured(task: Task) -> bytes:
     """The numbers of a member, as the content of a NetCDF file: the same bytes for the same numbers."""
     module = module_of(task.simulation)
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in task.fields.items()}
-    return bytes(module.measure(module.Config(**fields)).to_netcdf(engine="scipy"))
+    return bytes(module.measure(configured(module.Config, task.fields)).to_netcdf(engine="scipy"))
 
 
 def record_failure(task: Task, line: str, details: str = "") -> None:

@@ -1,15 +1,28 @@
 """What a sweep is: values as the fields' types have them, keys that say what a member computes, and what is no sweep."""
 
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from gradflow.errors import InputError
 from gradflow.sweep import Sweep
-from gradflow.sweep.plan import key_of, parse_grid
+from gradflow.sweep.plan import configured, key_of, parse_grid
 from tests.sweep import toy
 
 KNOWN = "seed, size, rate, rates, wait"
+
+
+def simulation(**fields: tuple[Any, Any]) -> ModuleType:
+    """One with these fields (type and default), and a seed."""
+    module = ModuleType("another")
+    fields = {"seed": (int, 0)} | fields
+    module.Config = make_dataclass("Config", [(name, *rest) for name, rest in fields.items()], frozen=True)
+    module.PRESETS, module.measure = {"small": module.Config()}, None
+    return module
 
 
 def axes(*grid: str, **options) -> dict[str, list]:
@@ -69,6 +82,48 @@ def test_a_key_names_what_is_computed_however_it_was_asked_for():
     assert key_of("another", {"rate": 1.0}) != key_of(toy.__name__, {"rate": 1.0})
 
 
+def test_the_base_is_of_the_fields_types_too():
+    """Whole numbers, NumPy's and paths, asked for or the Config's own: one key, and the Config that was meant."""
+    pairs = ((1, 2), (3, 4))
+    some = simulation(
+        x=(float, 1), count=(int, np.int64(3)), xs=(tuple[float, ...], (1, 2)), pairs=(tuple[tuple[int, int], ...], pairs),
+        data=(Path, Path("a/b")), none=(float | None, None), empty=(tuple[int, ...], ()), text=(str, "--x"),
+    )  # fmt: skip
+    sweep = Sweep(some)
+    same = Sweep(some, base=some.Config(x=1.0, count=3, xs=[1.0, 2.0], pairs=[[1, 2], [3, 4]], data="a/b"))
+    swept = Sweep(some, {"x": ["1"], "xs": ["1/2"], "data": [Path("a/b")]})
+    assert [next(each.members()).key for each in (sweep, same, swept)] == [next(sweep.members()).key] * 3
+    assert sweep.to_json() == same.to_json()
+    fields = Sweep.from_json(sweep.to_json()).base
+    meant = configured(some.Config, fields)
+    assert meant == some.Config() and repr(meant) == repr(some.Config(x=1.0, count=3, xs=(1.0, 2.0)))
+
+
+def test_members_know_their_preset_and_run_alone():
+    some = simulation(preset=(Literal["small", "big"], "small"), workers=(int, 4), overwrite=(bool, False))
+    asked = Sweep(some, base=some.Config(preset="big", workers=8, overwrite=True))
+    for sweep in (asked, Sweep.from_json(asked.to_json())):
+        (member,) = sweep.members()
+        assert configured(some.Config, member.fields) == some.Config(preset="big", workers=1)
+        assert member.key == next(Sweep(some).members()).key
+    assert Sweep(some).differences(asked) == ["preset: big there, small asked for"]
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ((float, "hello"), "it takes float, got 'hello'"),
+        ((float, float("nan")), "it takes numbers, got nan"),
+        ((tuple[float, ...], (1.0, np.nan)), "it takes numbers, got nan"),
+        ((complex, 1j), "it takes complex, got '1j'"),
+        ((object, object()), "it takes object, got"),
+    ],
+)
+def test_a_base_that_is_no_plain_data_of_its_types_is_refused(field, said):
+    with pytest.raises(InputError, match=said):
+        Sweep(simulation(it=field))
+
+
 @pytest.mark.parametrize(
     ("grid", "said"),
     [
@@ -77,6 +132,7 @@ def test_a_key_names_what_is_computed_however_it_was_asked_for():
         (["size=4.5"], "size takes int, got '4.5'"),
         (["rate=fast"], "rate takes float, got 'fast'"),
         (["rate=nan"], "numbers, got nan"),
+        (["rates=1/nan"], "numbers, got nan"),
         (["rates=1/x"], "rates takes .*, got '1/x'"),
         (["size=4,4"], "size has 4 twice"),
         (["rate=1,1.0"], "rate has 1.0 twice"),
@@ -109,11 +165,44 @@ def test_a_grid_that_means_nothing_is_refused(grid, said):
         (dict(seeds=[1, 1]), "seed has 1 twice"),
         (dict(grid={"seed": [1, 2]}, seeds=2), "seed is swept already"),
         (dict(grid={"size": [True]}), "size takes int"),
+        (dict(grid={"size": [4.5]}), "size takes int, got '4.5'"),
+        (dict(grid={"size": 3.0}), "size takes several values in a list, got 3.0"),
+        (dict(grid={"trouble": "abc"}), "trouble takes several values in a list, got 'abc'"),
+        (dict(grid=["size"]), "A grid is values by field"),
+        (dict(settings={"size": 4}), "list of settings takes several values in a list, got"),
+        (dict(settings=["size"]), "A setting is values by field"),
+        (dict(seeds=2.0), "seed takes several values in a list, got 2.0"),
+        (dict(seeds="12"), "seed takes several values in a list, got '12'"),
+        (dict(seeds=-1), "at least one seed, got -1"),
+        (dict(seeds=[]), "seed has no values"),
+        (dict(base={"size": 4}), "base takes a Config of tests.sweep.toy, got {'size': 4}"),
     ],
 )
-def test_what_would_run_nothing_or_one_thing_twice_is_refused(asked, said):
+def test_what_is_no_sweep_is_refused(asked, said):
     with pytest.raises(InputError, match=said):
         Sweep(toy, **asked)
+
+
+def test_values_may_come_from_anywhere():
+    expected = [member.key for member in Sweep(toy, {"size": [1, 10, 100]}, seeds=2).members()]
+    for sizes in (np.geomspace(1, 100, 3), (10**i for i in range(3)), (1.0, 10.0, 100.0)):
+        assert [member.key for member in Sweep(toy, {"size": sizes}, seeds=np.int64(2)).members()] == expected
+    listed = Sweep(toy, settings=({"size": size} for size in (1, 10, 100)), seeds=np.arange(2))
+    assert [member.key for member in listed.members()] == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Literal["red", "blue"], "it takes red or blue, got 'green'"),
+        (tuple[int, int], r"it takes tuple\[int, int\], got 'green'"),
+        (bool, "it takes True or False, got 'green'"),
+        (float | None, r"it takes float \| None, got 'green'"),
+    ],
+)
+def test_a_value_that_is_refused_is_told_what_is_allowed(kind, said):
+    with pytest.raises(InputError, match=said):
+        Sweep(simulation(it=(kind, "green")))
 
 
 def test_a_module_that_cannot_be_swept_is_refused():
@@ -121,6 +210,10 @@ def test_a_module_that_cannot_be_swept_is_refused():
         Sweep("no_such_thing")
     with pytest.raises(InputError, match="json cannot be swept: it has no Config, PRESETS, measure"):
         Sweep("json")
+    seedless = ModuleType("seedless")
+    seedless.Config, seedless.PRESETS, seedless.measure = make_dataclass("Config", ()), {}, None
+    with pytest.raises(InputError, match="seedless cannot be swept: its Config must be a dataclass with a field `seed"):
+        Sweep(seedless)
 
 
 def test_a_plan_may_grow_and_may_change_in_nothing_else():
