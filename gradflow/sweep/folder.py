@@ -11,26 +11,20 @@ Any number of processes, on any number of machines that share the folder, may wo
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gradflow import __version__
 from gradflow.errors import InputError, require
 from gradflow.store import complete_or_absent, load_config
-from gradflow.sweep.plan import Sweep, module_of
+from gradflow.sweep.plan import Sweep
+from gradflow.sweep.sources import changes, made_with
 
-LIBRARIES = ("numpy", "scipy", "jax", "jaxlib", "equinox", "diffrax", "optax")
 _FOLDERS, _LOCK = ("members", "failed", "running"), ".lock"
-# parts of the package that change no number of a member
-_NOT_COMPUTING = ("plotting", "sweep")
 
 
 class Folder:
@@ -217,43 +211,3 @@ def _is_locked(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def made_with(simulation: str) -> dict[str, Any]:
-    """Versions, and a digest of every source file that computes: other ones may give other numbers."""
-    root = Path(__file__).parents[1]
-    files = {
-        f"gradflow/{path.relative_to(root).as_posix()}": path
-        for path in sorted(root.rglob("*.py"))
-        if path.relative_to(root).parts[0] not in _NOT_COMPUTING
-    }
-    files[simulation] = Path(module_of(simulation).__file__)
-    return {
-        "versions": {"gradflow": __version__} | _library_versions(),
-        "sources": {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items()},
-    }
-
-
-@cache
-def _library_versions() -> dict[str, str]:
-    return {name: _version(name) for name in LIBRARIES}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two answers of `made_with`, in words."""
-    old, new = before["versions"], now["versions"]
-    differences = [f"{name} {old.get(name)} there, {new.get(name)} here" for name in new if old.get(name) != new[name]]
-    old, new = before["sources"], now["sources"]
-    edited = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-    if edited:
-        differences.append(
-            f"{len(edited)} sources changed ({', '.join(edited[:5])}{', ...' if len(edited) > 5 else ''})"
-        )
-    return differences

@@ -9,12 +9,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradflow.errors import InputError, first_line, require
-from gradflow.sweep.folder import Folder, changes, made_with
+from gradflow.sweep.folder import Folder
 from gradflow.sweep.plan import Member, module_of
+from gradflow.sweep.sources import changes, made_with, root_of
 
 # A process of a sweep has one core: as many processes as there are cores then run side by side, and sums are taken in the
 # same order everywhere. Numerical libraries read these when they are loaded.
@@ -62,9 +62,8 @@ class CannotGoOn(InputError):
 
 def tasks(folder: Folder, members: list[Member], simulation: str, *, retry: bool = False) -> list[Task]:
     """The tasks of these members."""
-    root = Path(module_of(simulation).__file__).absolute().parents[simulation.count(".")]
     digest = hashlib.sha256(json.dumps(folder.made_with(), sort_keys=True).encode()).hexdigest()[:12]
-    same = str(folder.path.absolute()), str(root), digest, simulation, retry
+    same = str(folder.path.absolute()), str(root_of(simulation)), digest, simulation, retry
     return [Task(*same, member.key, member.fields) for member in members]
 
 

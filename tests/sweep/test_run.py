@@ -14,10 +14,11 @@ import pytest
 
 from gradflow.errors import InputError
 from gradflow.scripts import one_line_errors
-from gradflow.sweep import Sweep, folder, run
+from gradflow.sweep import Sweep, run
 from gradflow.sweep.command import main
 from gradflow.sweep.folder import Folder
 from gradflow.sweep.local import _Worker
+from gradflow.sweep.sources import made_with
 from gradflow.sweep.work import ONE_CORE, record_failure, tasks, work
 from tests.sweep import toy
 from tests.sweep.processes import Toy, end, expected, found, half_files, is_gone, until, workers_of
@@ -225,7 +226,7 @@ def test_members_of_other_versions_and_sources_are_kept_only_when_accepted(tmp_p
     with pytest.raises(InputError, match=r"computed otherwise: numpy 1\.0 there.*1 sources changed \(gradflow/errors\.py\)"):  # fmt: skip
         run(Sweep(toy, seeds=3), out, workers=0)
     assert run(Sweep(toy, seeds=3), out, workers=0, accept_changes=True).done == 3
-    assert found(out).items() >= before.items() and Folder(out).made_with() == folder.made_with(toy.__name__)
+    assert found(out).items() >= before.items() and Folder(out).made_with() == made_with(toy.__name__)
 
 
 def test_a_member_that_another_process_recorded_as_failed_meanwhile_is_not_run_again(tmp_path):
