@@ -43,10 +43,11 @@ class Folder:
         """
         plan = {"sweep": sweep.to_json(), "made_with": made_with(sweep.simulation)}
         try:
-            if self._holds(sweep, plan, accept_changes):
-                return
-            for name in _FOLDERS:
+            holds = self._holds(sweep, plan, accept_changes)
+            for name in _FOLDERS:  # also of a sweep that is there: copies may lack folders that were empty
                 (self.path / name).mkdir(parents=True, exist_ok=True)
+            if holds:
+                return
             with (self.path / _LOCK).open("a") as file:  # shares of a sweep begin together, and each may let it grow
                 _lock(file, wait=True)
                 if not self._holds(sweep, plan, accept_changes):
@@ -121,7 +122,7 @@ class Folder:
 
     def running(self) -> dict[str, Path]:
         """The members that a process runs now, by key. Processes on other machines are seen where the file system shares locks."""
-        return {path.name: path for path in (self.path / "running").iterdir() if _is_locked(path)}
+        return {path.name: path for path in (self.path / "running").glob("*") if _is_locked(path)}
 
     def runner(self, key: str) -> dict[str, Any]:
         """Who runs a member: host, process and started (seconds since 1970); empty where it ended, or has not said so yet."""
