@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import pickle
 import queue
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 
 from gradflow.errors import InputError, first_line, require
 from gradflow.sweep.turns import PATIENCE, Turns
-from gradflow.sweep.work import CannotGoOn, Outcome, Task, record_failure, work
+from gradflow.sweep.work import ONE_CORE, CannotGoOn, Outcome, Task, record_failure, work
 
 # Members that the scheduler is given for each thread of its workers: one that runs, and one that follows at once
 PER_THREAD = 2
@@ -94,7 +95,13 @@ class _Call:
         self.task = task
 
     def __reduce__(self) -> tuple[Callable[[Task], Outcome], tuple[Task]]:
-        return work, (self.task,)
+        return _work_on_one_core, (self.task,)
+
+
+def _work_on_one_core(task: Task) -> Outcome:
+    """What Dask's workers do, which were started by others; in time, as long as nothing else has had them load the libraries."""
+    os.environ.update(ONE_CORE)
+    return work(task)
 
 
 class _Threads:

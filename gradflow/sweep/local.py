@@ -91,7 +91,10 @@ class _Worker:
             self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            raise CannotGoOn(f"Worker processes do not start (exit code {self.process.exitcode}, see above).") from None
+            raise CannotGoOn(
+                f"Worker processes do not start (exit code {self.process.exitcode}, see above). They import the script that starts them: "
+                'it must be a file, with all that it does below `if __name__ == "__main__":`. With workers=0 none is started.'
+            ) from None
 
     def begin(self, task: Task) -> None:
         if not self.process.is_alive():  # it died while idle, which is no fault of this task

@@ -16,8 +16,8 @@ from gradflow.sweep.folder import Folder
 from gradflow.sweep.plan import Member, module_of
 from gradflow.sweep.sources import changes, made_with, root_of
 
-# A process of a sweep has one core: as many processes as there are cores then run side by side, and sums are taken in the
-# same order everywhere. Numerical libraries read these when they are loaded.
+# A worker has one core: as many workers as there are cores then run side by side, and sums are taken in the same order in all.
+# Numerical libraries read these when they are loaded.
 ONE_CORE = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -114,10 +114,9 @@ def _writing(folder: Folder) -> Iterator[None]:
 
 @cache
 def prepare(folder: str, root: str, made_with: str, simulation: str) -> None:
-    """Once in each process and for each state of the sources: settings of JAX, and a look whether this process computes as the
-    sweep does. Raises `CannotGoOn`.
+    """Once in each process and for each state of the sources: settings of JAX (64 bits, the compilation cache), which stay, and a
+    look whether this process computes as the sweep does. Raises `CannotGoOn`.
     """
-    os.environ.update(ONE_CORE)
     if root not in sys.path:
         sys.path.append(root)
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ import gradflow.sweep.cluster as cluster_module
 from gradflow.errors import InputError
 from gradflow.sweep.cluster import run_on
 from gradflow.sweep.folder import Folder
+from gradflow.sweep.work import ONE_CORE
 from tests.sweep.processes import Toy, end, expected, found, half_files, until
 
 DASK = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}  # two deaths are enough here
@@ -183,6 +185,13 @@ def test_that_there_are_no_workers_is_said_once_and_on_a_terminal_only(monkeypat
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert threads.count() == threads.count() == 0
     assert capsys.readouterr().err == "The scheduler at tcp://host:1 has no workers; waiting for one.\n"
+
+
+def test_a_dask_worker_has_one_core_too(monkeypatch):
+    for name in ONE_CORE:
+        monkeypatch.setenv(name, "of those who started it")
+    monkeypatch.setattr(cluster_module, "work", lambda task: {name: os.environ[name] for name in ONE_CORE})
+    assert pickle.loads(pickle.dumps(cluster_module._Call(None))) == ONE_CORE
 
 
 def test_it_is_said_in_time_that_no_scheduler_answers():

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +21,7 @@ from gradflow.sweep.command import main
 from gradflow.sweep.folder import Folder
 from gradflow.sweep.local import _Worker
 from gradflow.sweep.sources import made_with
-from gradflow.sweep.work import ONE_CORE, record_failure, tasks, work
+from gradflow.sweep.work import record_failure, tasks, work
 from tests.sweep import toy
 from tests.sweep.processes import Toy, end, expected, found, half_files, is_gone, until, workers_of
 
@@ -29,14 +31,6 @@ def toys(tmp_path):
     it = Toy(tmp_path)
     yield it
     it.clear()
-
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    """Members that run in this process (`workers=0`) leave its environment as it was."""
-    for name in ONE_CORE:
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-        monkeypatch.delenv(name) if name not in os.environ else None
 
 
 def test_killed_workers_and_failing_members_cost_no_other_member(toys):
@@ -289,6 +283,23 @@ def test_a_worker_that_died_while_idle_is_replaced_and_no_member_is_blamed(tmp_p
         worker.process.join()
         worker.begin(task)
         assert worker.end() == (task, ("done", ""))
+
+
+def test_members_that_run_in_this_process_leave_its_environment_as_it_was(tmp_path):
+    before = dict(os.environ)
+    assert run(Sweep(toy), tmp_path / "out", workers=0) == (1, {})
+    assert dict(os.environ) == before
+
+
+def test_a_script_that_workers_cannot_import_is_told_what_it_needs():
+    here, there = Pipe()
+    there.close()
+    worker = _Worker()
+    worker.pipe, worker.process = here, SimpleNamespace(join=lambda: None, exitcode=1)
+    with pytest.raises(
+        InputError, match=r'exit code 1, see above.*below `if __name__ == "__main__":`\. With workers=0'
+    ):
+        worker.await_start()
 
 
 @pytest.mark.parametrize(
