@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.errors import InputError, require
-from gradflow.store import complete_or_absent, load_config
+from gradflow.store import complete_or_absent, load_config, make_folder
 from gradflow.sweep.plan import Sweep
 from gradflow.sweep.sources import changes, made_with
 
@@ -45,7 +45,7 @@ class Folder:
         try:
             holds = self._holds(sweep, plan, accept_changes)
             for name in _FOLDERS:  # also of a sweep that is there: copies may lack folders that were empty
-                (self.path / name).mkdir(parents=True, exist_ok=True)
+                make_folder(self.path / name)
             if holds:
                 return
             with (self.path / _LOCK).open("a") as file:  # shares of a sweep begin together, and each may let it grow
@@ -141,7 +141,7 @@ class Folder:
         self._write(self.failure(key), json.dumps(record, indent=1).encode())
 
     def _write(self, path: Path, content: bytes) -> None:
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         with complete_or_absent(path) as temporary:
             temporary.write_bytes(content)
 

@@ -142,7 +142,8 @@ def failing(monkeypatch, times: int, number: int = errno.ENOSPC):
 def test_a_failing_write_ends_the_sweep_and_what_was_done_stays(tmp_path, monkeypatch):
     sweep, out = Sweep(toy, seeds=5), tmp_path / "out"
     with monkeypatch.context() as full:
-        failing(full, 2 + 2 * 2 + 1)  # a file and its folder: the plan, two members, and then no more
+        # four new folders, each in the one above; the plan and two members, files in folders, and then no more
+        failing(full, 4 + 2 + 2 * (1 + 2) + 1 + 1)
         with pytest.raises(InputError, match=r"Cannot write to .*out: No space left on device\. What is done is kept"):
             run(sweep, out, workers=0)
     assert len(Folder(out).done()) == 2 and not half_files(out) and not Folder(out).failed()
@@ -153,7 +154,7 @@ def test_a_failing_write_ends_the_sweep_and_what_was_done_stays(tmp_path, monkey
 def test_a_failure_that_cannot_be_recorded_ends_the_sweep_too(tmp_path, monkeypatch):
     sweep = Sweep(toy, seeds=2, base=replace(toy.Config(), fail=(0, 1)))
     with monkeypatch.context() as full:
-        failing(full, 3)
+        failing(full, 4 + 2 + 1)
         with pytest.raises(InputError, match="No space left"):
             run(sweep, tmp_path / "out", workers=0)
     assert not Folder(tmp_path / "out").failed() and not half_files(tmp_path)
