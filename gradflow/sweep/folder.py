@@ -1,6 +1,6 @@
 """A sweep on disk: what is planned, which members are done, failed or running, and which process runs which.
 
-    sweep.json              the plan, and the versions and sources that it is computed with
+    sweep.json              the plan, the versions and sources that it is computed with, and those before, where they were changed
     members/ab/KEY.nc       a finished member (NetCDF, opens in xarray): complete or absent, whatever happens
     failed/KEY.json         a member that failed: its error and its configuration
     .lock                   held by the process that begins the sweep or lets it grow
@@ -51,7 +51,7 @@ class Folder:
             with (self.path / _LOCK).open("a") as file:  # shares of a sweep begin together, and each may let it grow
                 _lock(file, wait=True)
                 if not self._holds(sweep, plan, accept_changes):
-                    self._write(self.path / "sweep.json", json.dumps(plan, indent=1).encode())
+                    self._write(self.path / "sweep.json", json.dumps(plan | self._before(plan), indent=1).encode())
         except OSError as error:
             raise InputError(f"Cannot write to {self.path}: {error.strerror}.") from error
 
@@ -74,20 +74,33 @@ class Folder:
             not changed or accept_changes,
             f"{self.path} was computed otherwise: {'; '.join(changed)}. Choose another --out, or keep its members with --accept-changes.",
         )
-        return there == json.loads(json.dumps(plan))
+        return there.items() >= json.loads(json.dumps(plan)).items()
+
+    def _before(self, plan: dict[str, Any]) -> dict[str, list]:
+        """What sweep.json is to say of versions and sources before this plan's; nothing where there are none."""
+        if not (self.path / "sweep.json").exists():
+            return {}
+        before = self.made_with_before()
+        if changes(self.made_with(), plan["made_with"]):
+            before.append(self.made_with())
+        return {"made_with_before": before} if before else {}
 
     def sweep(self) -> Sweep:
         """The plan."""
         return Sweep.from_json(self._json("sweep"))
 
     def made_with(self) -> dict[str, Any]:
-        """Versions and sources that the members are computed with."""
+        """Versions and sources that members are computed with now."""
         return self._json("made_with")
 
-    def _json(self, part: str) -> Any:
+    def made_with_before(self) -> list[dict[str, Any]]:
+        """Those that earlier members may have been computed with, as changes were accepted, in the order of time."""
+        return self._json("made_with_before", [])
+
+    def _json(self, part: str, default: Any = None) -> Any:
         file = self.path / "sweep.json"
         require(file.exists(), f"{self.path} holds no sweep (there is no sweep.json).")
-        return load_config(file)[part]
+        return load_config(file).get(part, default)
 
     # ------------------------------------------------------------------------------------------------ its members
 

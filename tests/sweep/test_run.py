@@ -20,6 +20,7 @@ from gradflow.sweep import Sweep, run
 from gradflow.sweep.command import main
 from gradflow.sweep.folder import Folder
 from gradflow.sweep.local import _Worker
+from gradflow.sweep.reading import open_sweep
 from gradflow.sweep.sources import made_with
 from gradflow.sweep.work import record_failure, tasks, work
 from tests.sweep import toy
@@ -222,6 +223,10 @@ def test_members_of_other_versions_and_sources_are_kept_only_when_accepted(tmp_p
         run(Sweep(toy, seeds=3), out, workers=0)
     assert run(Sweep(toy, seeds=3), out, workers=0, accept_changes=True).done == 3
     assert found(out).items() >= before.items() and Folder(out).made_with() == made_with(toy.__name__)
+    assert Folder(out).made_with_before() == [plan["made_with"]]
+    assert run(Sweep(toy, seeds=4), out, workers=0).done == 4 and len(Folder(out).made_with_before()) == 1
+    mixed = open_sweep(out).attrs["mixed"]
+    assert mixed.startswith("numpy 1.0 there, ") and mixed.endswith("; 1 sources changed (gradflow/errors.py)")
 
 
 def test_a_member_that_another_process_recorded_as_failed_meanwhile_is_not_run_again(tmp_path):
