@@ -133,6 +133,16 @@ class Folder:
         """Why a member failed."""
         return load_config(self.failure(key))["error"]
 
+    def failed_after(self, key: str, time: float) -> bool:
+        """Whether a member is recorded to have failed after a time of `now`."""
+        file = self.failure(key)
+        return file.exists() and file.stat().st_mtime > time
+
+    def now(self) -> float:
+        """The time by the clock that dates the files in here, whichever machine's that is."""
+        (self.path / _LOCK).touch()
+        return (self.path / _LOCK).stat().st_mtime
+
     def running(self) -> dict[str, Path]:
         """The members that a process runs now, by key. Processes on other machines are seen where the file system shares locks."""
         return {path.name: path for path in (self.path / "running").glob("*") if _is_locked(path)}

@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from functools import cache
@@ -33,14 +35,14 @@ class Task(NamedTuple):
 
     folder, root    where the sweep is, and where the simulation is imported from
     made_with       a digest of the versions and sources that the sweep is computed with
-    retry           run it again if it failed earlier
+    retry           run it again if it failed until then, by the clock of the folder's file system; 0: not at all
     """
 
     folder: str
     root: str
     made_with: str
     simulation: str
-    retry: bool
+    retry: float
     key: str
     fields: dict[str, Any]
 
@@ -63,7 +65,9 @@ class CannotGoOn(InputError):
 def tasks(folder: Folder, members: list[Member], simulation: str, *, retry: bool = False) -> list[Task]:
     """The tasks of these members."""
     digest = hashlib.sha256(json.dumps(folder.made_with(), sort_keys=True).encode()).hexdigest()[:12]
-    same = str(folder.path.absolute()), str(root_of(simulation)), digest, simulation, retry
+    with _writing(folder):
+        until = folder.now() if retry else 0.0
+    same = str(folder.path.absolute()), str(root_of(simulation)), digest, simulation, until
     return [Task(*same, member.key, member.fields) for member in members]
 
 
@@ -76,16 +80,24 @@ def work(task: Task) -> Outcome:
             return Outcome("taken")
         if folder.result(task.key).exists():
             return Outcome("done")
-        if not task.retry and folder.failure(task.key).exists():  # since this sweep began, by another process
+        if folder.failed_after(task.key, task.retry):  # another process ran it, since this one began
             return Outcome("failed", folder.error(task.key))
         try:
             content = measured(task)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) and not _is_deaf():
+                raise
             line = f"{type(error).__name__}: {first_line(error)}"
             record_failure(task, line, traceback.format_exc())
             return Outcome("failed", line)
         folder.keep(task.key, content)
         return Outcome("done")
+
+
+def _is_deaf() -> bool:
+    """Whether Ctrl-C cannot reach this code: what looks like it was raised by the member itself."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return not is_main or signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def measured(task: Task) -> bytes:

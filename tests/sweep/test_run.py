@@ -19,7 +19,7 @@ from gradflow.scripts import one_line_errors
 from gradflow.sweep import Sweep, run
 from gradflow.sweep.command import main
 from gradflow.sweep.folder import Folder
-from gradflow.sweep.local import _Worker
+from gradflow.sweep.local import _deaf_to_interrupts, _Worker
 from gradflow.sweep.reading import open_sweep
 from gradflow.sweep.sources import made_with
 from gradflow.sweep.work import record_failure, tasks, work
@@ -235,7 +235,25 @@ def test_a_member_that_another_process_recorded_as_failed_meanwhile_is_not_run_a
     (task,) = tasks(out, list(sweep.members()), toy.__name__)
     record_failure(task, "something else")
     assert work(task) == ("failed", "something else")
-    assert work(task._replace(retry=True)) == ("done", "") and not any((out.path / "failed").iterdir())
+    first, second = (tasks(out, list(sweep.members()), toy.__name__, retry=True)[0] for _ in range(2))
+    failed = out.failure(task.key)
+    os.utime(failed, (first.retry + 1,) * 2)  # the other of two processes that retry has run it again by now
+    assert work(first) == work(second) == ("failed", "something else")
+    os.utime(failed, (first.retry - 1,) * 2)
+    assert work(first) == ("done", "") and not any((out.path / "failed").iterdir())
+
+
+def test_an_interrupt_that_no_terminal_can_have_sent_is_a_failure_and_another_one_ends_the_sweep(tmp_path, monkeypatch):
+    def measure(config):
+        raise KeyboardInterrupt("from below")
+
+    monkeypatch.setattr(toy, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        run(Sweep(toy), tmp_path / "out", workers=0)
+    assert not Folder(tmp_path / "out").failed()
+    with _deaf_to_interrupts():  # as workers are
+        result = run(Sweep(toy), tmp_path / "out", workers=0)
+    assert result.failed == {"seed = 0": "KeyboardInterrupt: from below"}
 
 
 def test_a_worker_that_holds_on_to_other_sources_than_the_folder_refuses(tmp_path, monkeypatch):
