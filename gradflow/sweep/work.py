@@ -104,7 +104,19 @@ def measured(task: Task) -> bytes:
     """The numbers of a member, as the content of a NetCDF file: the same bytes for the same numbers."""
     module = module_of(task.simulation)
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in task.fields.items()}
-    return bytes(module.measure(module.Config(**fields)).to_netcdf(engine="scipy"))
+    dataset = module.measure(module.Config(**fields))
+    try:
+        large = {name: variable.astype(float) for name, variable in dataset.variables.items() if _is_large(variable)}
+        return bytes(dataset.assign(large).to_netcdf(engine="scipy"))
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise TypeError(
+            f"measure must return an xarray.Dataset of real numbers, truth values and text ({first_line(error)})"
+        ) from error
+
+
+def _is_large(variable: Any) -> bool:
+    """Whether it has integers beyond the 32 bits that NetCDF-3 has; they are read back as floats anyway."""
+    return variable.dtype.kind in "iu" and variable.size > 0 and abs(variable.values.astype(float)).max() >= 2**31
 
 
 def record_failure(task: Task, line: str, details: str = "") -> None:
