@@ -168,8 +168,10 @@ def _connected(address: str) -> Iterator[Any]:
             require(kind == "Scheduler", f"it is a {kind.lower()}")
             client = distributed.Client(address, timeout=ANSWER, set_as_default=False)
         except Exception as error:
+            # of another kind of server the answer is read as if it were Dask's, and there is not the memory for so long a one
+            reason = first_line(error) if isinstance(error, OSError | ValueError) else "what answers is something else"
             raise InputError(
-                f"No Dask scheduler answers at {address!r} ({first_line(error)}); start one with `dask scheduler`, and give the "
+                f"No Dask scheduler answers at {address!r} ({reason}); start one with `dask scheduler`, and give the "
                 "address that it prints, such as tcp://host:8786."
             ) from None
         try:

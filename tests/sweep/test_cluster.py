@@ -6,6 +6,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,20 @@ def test_an_address_without_a_scheduler_is_answered_by_one_line(tmp_path, monkey
         ):
             with pytest.raises(InputError, match=f"No Dask scheduler answers at '{wrong}'.*start one with `dask sched"):
                 run_on(wrong, [], print, print)
+
+
+def test_a_server_of_another_kind_is_called_that():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet():
+            connection, _ = server.accept()
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n" + bytes(99))
+            connection.recv(1)
+            connection.close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        with pytest.raises(InputError, match=r"No Dask scheduler answers at .* \(what answers is something else\)"):
+            run_on(f"tcp://127.0.0.1:{server.getsockname()[1]}", [], print, print)
 
 
 def test_that_there_are_no_workers_is_said_once_and_on_a_terminal_only(monkeypatch, capsys):
