@@ -1,5 +1,6 @@
 """Sweeps on this machine, disturbed in every way: each member is there once in the end, as an undisturbed run leaves it."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -16,13 +17,13 @@ import pytest
 
 from gradflow.errors import InputError
 from gradflow.scripts import one_line_errors
-from gradflow.sweep import Sweep, run
+from gradflow.sweep import Sweep, local, run
 from gradflow.sweep.command import main
 from gradflow.sweep.folder import Folder
 from gradflow.sweep.local import _deaf_to_interrupts, _Worker
 from gradflow.sweep.reading import open_sweep
 from gradflow.sweep.sources import made_with
-from gradflow.sweep.work import record_failure, tasks, work
+from gradflow.sweep.work import Outcome, Task, record_failure, tasks, work
 from tests.sweep import toy
 from tests.sweep.processes import Toy, end, expected, found, half_files, is_gone, until, workers_of
 
@@ -313,6 +314,41 @@ def test_members_that_run_in_this_process_leave_its_environment_as_it_was(tmp_pa
     before = dict(os.environ)
     assert run(Sweep(toy), tmp_path / "out", workers=0) == (1, {})
     assert dict(os.environ) == before
+
+
+def test_a_member_that_dies_beside_others_is_run_alone_at_last(monkeypatch):
+    """Members 1 and 4 need the memory of all workers, and 2 dies in any case."""
+    busy, told = [], {}
+
+    class Stub(contextlib.nullcontext):
+        task = None
+
+        def __enter__(self):
+            return self
+
+        def await_start(self):
+            pass
+
+        def begin(self, task):
+            self.task = task
+            busy.append(self)
+
+        def end(self):
+            task, self.task = self.task, None
+            dies = task.key == 2 or (task.key in (1, 4) and len(busy) > 1)
+            busy.remove(self)
+            return task, None if dies else Outcome("done")
+
+        def exit(self):
+            return "signal SIGKILL"
+
+    monkeypatch.setattr(local, "_Worker", Stub)
+    monkeypatch.setattr(local, "wait_for", lambda pool, _: busy[:1])
+    monkeypatch.setattr(local, "record_failure", lambda task, line: None)
+    todo = [Task("", "", "", "", 0.0, key, {}) for key in range(6)]
+    local.run_here(todo, 3, lambda task, outcome: told.update({task.key: outcome}), lambda count: None)
+    line = "its worker died 3 times, at last with signal SIGKILL and no other member beside it"
+    assert told == {key: Outcome("done") for key in (0, 1, 3, 4, 5)} | {2: Outcome("failed", line)}
 
 
 def test_a_script_that_workers_cannot_import_is_told_what_it_needs():
