@@ -32,7 +32,7 @@ def begin(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> P
         f"{folder} holds another run; choose another --out, or add --overwrite to replace it.",
     )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with complete_or_absent(folder / CONFIG) as path:
             path.write_text(json.dumps(config, indent=2, default=str) + "\n")
     except OSError as error:
@@ -87,6 +87,14 @@ def load_config(path: Path) -> dict[str, Any]:
         raise InputError(f"Cannot read a configuration from {path}: {error}.") from error
     require(isinstance(config, dict), f"{path} holds no configuration.")
     return config
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, that stay when the power is cut."""
+    if not path.exists():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _flush(path.parent)
 
 
 @contextlib.contextmanager

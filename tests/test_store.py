@@ -33,6 +33,16 @@ def test_a_folder_with_a_run_is_refused_unless_it_may_be_overwritten(tmp_path):
     assert not (tmp_path / "trajectory.nc").exists()  # what belonged to the other run does not linger
 
 
+def test_every_new_folder_is_written_to_the_disk_in_the_one_above(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(store, "_flush", flushed.append)
+    store.make_folder(tmp_path / "a" / "b")
+    assert flushed == [tmp_path, tmp_path / "a"] and (tmp_path / "a" / "b").is_dir()
+    store.make_folder(tmp_path / "a" / "b")
+    store.begin(tmp_path / "c", {})
+    assert flushed[2] == tmp_path and flushed[-1] == tmp_path / "c"
+
+
 def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     store.save(tmp_path, "trajectory", RUN)
     monkeypatch.setattr(xr.Dataset, "to_netcdf", lambda self, path, **_: (path.write_bytes(b"half"), 1 / 0))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gradflow.sweep.folder import Folder
 
-# lines that `status` prints of a kind, and finished members that it takes the speed from
+# lines that `status` prints of a kind, and finished members, at least, that it takes the speed from
 _LINES, _RECENT = 10, 100
 
 
@@ -71,22 +71,35 @@ def _status(flags: argparse.Namespace) -> None:
     if left and not running:
         print("no process runs it; the command that began it goes on")
     elif left:
-        seconds = _seconds_each(path.stat().st_mtime for path in done.values())
+        started = [runner["started"] for key in running if (runner := folder.runner(key))]
+        longest = time.time() - min(started, default=time.time())
+        seconds = _seconds_each((path.stat().st_mtime for path in done.values()), len(running), longest)
         print("time left: " + ("not known yet" if seconds is None else f"about {_duration(left * seconds)}"))
     _some("running", [_run(folder, key, names[key]) for key in running])
     _some("failed", [f"{names[key]}: {folder.error(key)}" for key in failed[:_LINES]], len(failed))
 
 
-def _seconds_each(finished: Iterable[float]) -> float | None:
-    """Seconds between the ends of members, of the last hundred; None where they say nothing.
+def _seconds_each(finished: Iterable[float], running: int, longest: float) -> float | None:
+    """Seconds between the ends of members, of which `running` run at once, one of them for `longest` seconds already; None
+    where the ends say nothing.
 
-    Where one pause makes up more than half of their time, the sweep was stopped there: only what came later counts.
+    While a member runs, as many end as run at once, be it all together or one by one: so many gaps make up a member's time. A gap
+    far longer than that, and long beside all, is a stop of the sweep, after which the first member took its time as well.
     """
-    times = sorted(finished)[-_RECENT:]
+    times = sorted(finished)[-max(_RECENT, 5 * running) :]
+    if len(times) <= running:
+        return None
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    if len(gaps) > 1 and max(gaps) > sum(gaps) / 2:
-        gaps = gaps[gaps.index(max(gaps)) + 1 :]
-    return sum(gaps) / len(gaps) if gaps else None
+    member = max(sorted(_sums(gaps, running))[(len(gaps) - running) // 4], longest)
+    stop = max(5 * member, sum(gaps) / 10)
+    durations = _sums([member if gap > stop else gap for gap in gaps], running)
+    return sum(durations) / len(durations) / running
+
+
+def _sums(gaps: Sequence[float], number: int) -> list[float]:
+    """Of every so many gaps that follow each other."""
+    totals = list(itertools.accumulate(gaps, initial=0.0))
+    return [later - earlier for earlier, later in zip(totals, totals[number:], strict=False)]
 
 
 def _run(folder: "Folder", key: str, name: str) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import pickle
 import queue
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 
 from gradflow.errors import InputError, first_line, require
 from gradflow.sweep.turns import PATIENCE, Turns
-from gradflow.sweep.work import CannotGoOn, Outcome, Task, record_failure, work
+from gradflow.sweep.work import ONE_CORE, CannotGoOn, Outcome, Task, record_failure, work
 
 # Members that the scheduler is given for each thread of its workers: one that runs, and one that follows at once
 PER_THREAD = 2
@@ -94,7 +95,13 @@ class _Call:
         self.task = task
 
     def __reduce__(self) -> tuple[Callable[[Task], Outcome], tuple[Task]]:
-        return work, (self.task,)
+        return _work_on_one_core, (self.task,)
+
+
+def _work_on_one_core(task: Task) -> Outcome:
+    """What Dask's workers do, which were started by others; in time, as long as nothing else has had them load the libraries."""
+    os.environ.update(ONE_CORE)
+    return work(task)
 
 
 class _Threads:
@@ -161,8 +168,10 @@ def _connected(address: str) -> Iterator[Any]:
             require(kind == "Scheduler", f"it is a {kind.lower()}")
             client = distributed.Client(address, timeout=ANSWER, set_as_default=False)
         except Exception as error:
+            # of another kind of server the answer is read as if it were Dask's, and there is not the memory for so long a one
+            reason = first_line(error) if isinstance(error, OSError | ValueError) else "what answers is something else"
             raise InputError(
-                f"No Dask scheduler answers at {address!r} ({first_line(error)}); start one with `dask scheduler`, and give the "
+                f"No Dask scheduler answers at {address!r} ({reason}); start one with `dask scheduler`, and give the "
                 "address that it prints, such as tcp://host:8786."
             ) from None
         try:

@@ -64,14 +64,18 @@ def _parser(module: str, kind: type) -> argparse.ArgumentParser:
         default=Path(f"runs/{name}_sweep"),
         help="folder that receives the members (default %(default)s)",
     )
-    add("--workers", type=int, help="processes on this machine (default: one for each core)")
+    add("--workers", type=int, help="processes on this machine (default: one for each core; 0: in this process)")
     add(
         "--scheduler",
         metavar="ADDRESS",
         help="run on the workers of this Dask.distributed scheduler instead, such as tcp://host:8786",
     )
     add("--array", metavar="I/N", help="run only the I-th of N shares, I from 0 to N - 1; any number may run at once")
-    add("--retry-failed", action="store_true", help="run members again that failed")
+    add(
+        "--retry-failed",
+        action="store_true",
+        help="run members again that failed before; until their turn `status` counts them as failed",
+    )
     add("--accept-changes", action="store_true", help="go on in a folder that was begun with other versions or sources")
     parser.epilog = f"Names for --grid: {', '.join(fields_of(kind))}."
     flags = vars(parser.parse_args([]))

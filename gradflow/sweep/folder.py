@@ -1,6 +1,6 @@
 """A sweep on disk: what is planned, which members are done, failed or running, and which process runs which.
 
-    sweep.json              the plan, and the versions and sources that it is computed with
+    sweep.json              the plan, the versions and sources that it is computed with, and those before, where they were changed
     members/ab/KEY.nc       a finished member (NetCDF, opens in xarray): complete or absent, whatever happens
     failed/KEY.json         a member that failed: its error and its configuration
     .lock                   held by the process that begins the sweep or lets it grow
@@ -11,26 +11,20 @@ Any number of processes, on any number of machines that share the folder, may wo
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gradflow import __version__
 from gradflow.errors import InputError, require
-from gradflow.store import complete_or_absent, load_config
-from gradflow.sweep.plan import Sweep, module_of
+from gradflow.store import complete_or_absent, load_config, make_folder
+from gradflow.sweep.plan import Sweep
+from gradflow.sweep.sources import changes, made_with
 
-LIBRARIES = ("numpy", "scipy", "jax", "jaxlib", "equinox", "diffrax", "optax")
 _FOLDERS, _LOCK = ("members", "failed", "running"), ".lock"
-# parts of the package that change no number of a member
-_NOT_COMPUTING = ("plotting", "sweep")
 
 
 class Folder:
@@ -49,14 +43,15 @@ class Folder:
         """
         plan = {"sweep": sweep.to_json(), "made_with": made_with(sweep.simulation)}
         try:
-            if self._holds(sweep, plan, accept_changes):
+            holds = self._holds(sweep, plan, accept_changes)
+            for name in _FOLDERS:  # also of a sweep that is there: copies may lack folders that were empty
+                make_folder(self.path / name)
+            if holds:
                 return
-            for name in _FOLDERS:
-                (self.path / name).mkdir(parents=True, exist_ok=True)
             with (self.path / _LOCK).open("a") as file:  # shares of a sweep begin together, and each may let it grow
                 _lock(file, wait=True)
                 if not self._holds(sweep, plan, accept_changes):
-                    self._write(self.path / "sweep.json", json.dumps(plan, indent=1).encode())
+                    self._write(self.path / "sweep.json", json.dumps(plan | self._before(plan), indent=1).encode())
         except OSError as error:
             raise InputError(f"Cannot write to {self.path}: {error.strerror}.") from error
 
@@ -79,20 +74,33 @@ class Folder:
             not changed or accept_changes,
             f"{self.path} was computed otherwise: {'; '.join(changed)}. Choose another --out, or keep its members with --accept-changes.",
         )
-        return there == json.loads(json.dumps(plan))
+        return there.items() >= json.loads(json.dumps(plan)).items()
+
+    def _before(self, plan: dict[str, Any]) -> dict[str, list]:
+        """What sweep.json is to say of versions and sources before this plan's; nothing where there are none."""
+        if not (self.path / "sweep.json").exists():
+            return {}
+        before = self.made_with_before()
+        if changes(self.made_with(), plan["made_with"]):
+            before.append(self.made_with())
+        return {"made_with_before": before} if before else {}
 
     def sweep(self) -> Sweep:
         """The plan."""
         return Sweep.from_json(self._json("sweep"))
 
     def made_with(self) -> dict[str, Any]:
-        """Versions and sources that the members are computed with."""
+        """Versions and sources that members are computed with now."""
         return self._json("made_with")
 
-    def _json(self, part: str) -> Any:
+    def made_with_before(self) -> list[dict[str, Any]]:
+        """Those that earlier members may have been computed with, as changes were accepted, in the order of time."""
+        return self._json("made_with_before", [])
+
+    def _json(self, part: str, default: Any = None) -> Any:
         file = self.path / "sweep.json"
         require(file.exists(), f"{self.path} holds no sweep (there is no sweep.json).")
-        return load_config(file)[part]
+        return load_config(file).get(part, default)
 
     # ------------------------------------------------------------------------------------------------ its members
 
@@ -125,9 +133,19 @@ class Folder:
         """Why a member failed."""
         return load_config(self.failure(key))["error"]
 
+    def failed_after(self, key: str, time: float) -> bool:
+        """Whether a member is recorded to have failed after a time of `now`."""
+        file = self.failure(key)
+        return file.exists() and file.stat().st_mtime > time
+
+    def now(self) -> float:
+        """The time by the clock that dates the files in here, whichever machine's that is."""
+        (self.path / _LOCK).touch()
+        return (self.path / _LOCK).stat().st_mtime
+
     def running(self) -> dict[str, Path]:
         """The members that a process runs now, by key. Processes on other machines are seen where the file system shares locks."""
-        return {path.name: path for path in (self.path / "running").iterdir() if _is_locked(path)}
+        return {path.name: path for path in (self.path / "running").glob("*") if _is_locked(path)}
 
     def runner(self, key: str) -> dict[str, Any]:
         """Who runs a member: host, process and started (seconds since 1970); empty where it ended, or has not said so yet."""
@@ -146,7 +164,7 @@ class Folder:
         self._write(self.failure(key), json.dumps(record, indent=1).encode())
 
     def _write(self, path: Path, content: bytes) -> None:
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         with complete_or_absent(path) as temporary:
             temporary.write_bytes(content)
 
@@ -217,43 +235,3 @@ def _is_locked(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def made_with(simulation: str) -> dict[str, Any]:
-    """Versions, and a digest of every source file that computes: other ones may give other numbers."""
-    root = Path(__file__).parents[1]
-    files = {
-        f"gradflow/{path.relative_to(root).as_posix()}": path
-        for path in sorted(root.rglob("*.py"))
-        if path.relative_to(root).parts[0] not in _NOT_COMPUTING
-    }
-    files[simulation] = Path(module_of(simulation).__file__)
-    return {
-        "versions": {"gradflow": __version__} | _library_versions(),
-        "sources": {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items()},
-    }
-
-
-@cache
-def _library_versions() -> dict[str, str]:
-    return {name: _version(name) for name in LIBRARIES}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two answers of `made_with`, in words."""
-    old, new = before["versions"], now["versions"]
-    differences = [f"{name} {old.get(name)} there, {new.get(name)} here" for name in new if old.get(name) != new[name]]
-    old, new = before["sources"], now["sources"]
-    edited = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-    if edited:
-        differences.append(
-            f"{len(edited)} sources changed ({', '.join(edited[:5])}{', ...' if len(edited) > 5 else ''})"
-        )
-    return differences

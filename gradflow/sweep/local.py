@@ -1,7 +1,7 @@
 """A sweep on this machine, without any server: worker processes, each started afresh and with one core.
 
 Every worker has a pipe of its own, so that it is known which member a worker was at when it died (killed, out of memory): that
-member is tried again, the others go on. Workers store what they measure themselves; killing this process loses nothing.
+member is tried again, at last alone, the others go on. Workers store what they measure themselves; killing this process loses nothing.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -16,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from gradflow.sweep.turns import PATIENCE, Turns
 from gradflow.sweep.work import ONE_CORE, CannotGoOn, Outcome, Task, record_failure, work
 
-# A member whose worker died this often is recorded as failed.
+# A member whose worker died this often, at last with no other member beside it (memory is shared), is recorded as failed.
 DEATHS = 3
 
 
@@ -27,7 +28,7 @@ def run_here(
 
     A member that another process runs is waited for, and taken over should that process die. Raises `CannotGoOn`.
     """
-    turns, deaths = Turns(tasks), {}
+    turns, deaths, suspects, alone = Turns(tasks), {}, deque(), False
 
     def hear(task: Task, outcome: Outcome) -> None:
         if outcome.state == "taken":
@@ -44,10 +45,13 @@ def run_here(
         pool = [stack.enter_context(_Worker()) for _ in range(min(workers, len(turns)))]
         for worker in pool:
             worker.await_start()
-        while turns or any(worker.task for worker in pool):
+        while turns or suspects or any(worker.task for worker in pool):
             for worker in pool:
-                if worker.task is None and (task := turns.next()):
+                if worker.task is None and not alone and (task := turns.next()):
                     worker.begin(task)
+            if suspects and not any(worker.task for worker in pool):
+                pool[0].begin(suspects.popleft())
+                alone = True
             show_running(sum(worker.task is not None for worker in pool))
             for worker in wait_for(pool, PATIENCE):
                 task, answer = worker.end()
@@ -55,12 +59,16 @@ def run_here(
                     raise answer
                 if answer is None:
                     deaths[task.key] = deaths.get(task.key, 0) + 1
-                    if deaths[task.key] < DEATHS:
+                    if deaths[task.key] < DEATHS - 1:
                         turns.again(task)
                         continue
-                    line = f"its worker died {DEATHS} times, at last with {worker.exit()}"
+                    if not alone:
+                        suspects.append(task)
+                        continue
+                    line = f"its worker died {deaths[task.key]} times, at last with {worker.exit()} and no other member beside it"
                     record_failure(task, line)
                     answer = Outcome("failed", line)
+                alone = False
                 hear(task, answer)
 
 
@@ -91,7 +99,10 @@ class _Worker:
             self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            raise CannotGoOn(f"Worker processes do not start (exit code {self.process.exitcode}, see above).") from None
+            raise CannotGoOn(
+                f"Worker processes do not start (exit code {self.process.exitcode}, see above). They import the script that starts them: "
+                'it must be a file, with all that it does below `if __name__ == "__main__":`. With workers=0 none is started.'
+            ) from None
 
     def begin(self, task: Task) -> None:
         if not self.process.is_alive():  # it died while idle, which is no fault of this task

@@ -8,7 +8,7 @@ import ast
 import importlib.util
 import json
 from collections.abc import Iterable, Mapping
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from gradflow.errors import InputError, require
 from gradflow.sweep.folder import Folder
 from gradflow.sweep.member import File, Layout, Stored, open_member
 from gradflow.sweep.plan import Sweep
+from gradflow.sweep.sources import changes
 
 
 def open_sweep(folder: Path | str) -> xr.Dataset:
@@ -34,7 +35,8 @@ def open_sweep(folder: Path | str) -> xr.Dataset:
     of each variable. Numbers are float64, NaN where a member is missing; text is "" there. `done` and `failed` say over the axes what
     became of each member. Single numbers are in memory; curves are read from the members that an index asks for, when it does.
     A member's variable or dimension that is called as an axis is, becomes `measured_NAME`. Attributes: simulation, gradflow (the
-    version that the sweep was begun with) and base (the configuration that the axes change, as JSON).
+    version that it is computed with), base (the configuration that the axes change, as JSON), and mixed, where members of other versions
+    or sources were accepted: what was changed between them.
 
     Raises `InputError` where the folder holds no sweep, or a damaged file.
     """
@@ -76,6 +78,9 @@ class _Engine(xr.backends.BackendEntrypoint):
             "gradflow": folder.made_with()["versions"]["gradflow"],
             "base": json.dumps(sweep.base),
         }
+        if before := folder.made_with_before():
+            steps = pairwise([*before, folder.made_with()])
+            attrs["mixed"] = "; then ".join("; ".join(changes(old, new)) for old, new in steps)
         dataset = xr.Dataset(variables, coords | more, attrs)
         return dataset.drop_vars(drop_variables or [], errors="ignore")
 

@@ -4,20 +4,22 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradflow.errors import InputError, first_line, require
-from gradflow.sweep.folder import Folder, changes, made_with
+from gradflow.sweep.folder import Folder
 from gradflow.sweep.plan import Member, configured, module_of
+from gradflow.sweep.sources import changes, made_with, root_of
 
-# A process of a sweep has one core: as many processes as there are cores then run side by side, and sums are taken in the
-# same order everywhere. Numerical libraries read these when they are loaded.
+# A worker has one core: as many workers as there are cores then run side by side, and sums are taken in the same order in all.
+# Numerical libraries read these when they are loaded.
 ONE_CORE = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -33,14 +35,14 @@ class Task(NamedTuple):
 
     folder, root    where the sweep is, and where the simulation is imported from
     made_with       a digest of the versions and sources that the sweep is computed with
-    retry           run it again if it failed earlier
+    retry           run it again if it failed until then, by the clock of the folder's file system; 0: not at all
     """
 
     folder: str
     root: str
     made_with: str
     simulation: str
-    retry: bool
+    retry: float
     key: str
     fields: dict[str, Any]
 
@@ -62,11 +64,10 @@ class CannotGoOn(InputError):
 
 def tasks(folder: Folder, members: list[Member], simulation: str, *, retry: bool = False) -> list[Task]:
     """The tasks of these members."""
-    module = module_of(simulation)
-    above = simulation.count(".") + hasattr(module, "__path__")  # a package's own file is one folder further down
-    root = Path(module.__file__).absolute().parents[above]
     digest = hashlib.sha256(json.dumps(folder.made_with(), sort_keys=True).encode()).hexdigest()[:12]
-    same = str(folder.path.absolute()), str(root), digest, simulation, retry
+    with _writing(folder):
+        until = folder.now() if retry else 0.0
+    same = str(folder.path.absolute()), str(root_of(simulation)), digest, simulation, until
     return [Task(*same, member.key, member.fields) for member in members]
 
 
@@ -79,11 +80,13 @@ def work(task: Task) -> Outcome:
             return Outcome("taken")
         if folder.result(task.key).exists():
             return Outcome("done")
-        if not task.retry and folder.failure(task.key).exists():  # since this sweep began, by another process
+        if folder.failed_after(task.key, task.retry):  # another process ran it, since this one began
             return Outcome("failed", folder.error(task.key))
         try:
             content = measured(task)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) and not _is_deaf():
+                raise
             line = f"{type(error).__name__}: {first_line(error)}"
             record_failure(task, line, traceback.format_exc())
             return Outcome("failed", line)
@@ -91,10 +94,28 @@ def work(task: Task) -> Outcome:
         return Outcome("done")
 
 
+def _is_deaf() -> bool:
+    """Whether Ctrl-C cannot reach this code: what looks like it was raised by the member itself."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return not is_main or signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def measured(task: Task) -> bytes:
     """The numbers of a member, as the content of a NetCDF file: the same bytes for the same numbers."""
     module = module_of(task.simulation)
-    return bytes(module.measure(configured(module.Config, task.fields)).to_netcdf(engine="scipy"))
+    dataset = module.measure(configured(module.Config, task.fields))
+    try:
+        large = {name: variable.astype(float) for name, variable in dataset.variables.items() if _is_large(variable)}
+        return bytes(dataset.assign(large).to_netcdf(engine="scipy"))
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise TypeError(
+            f"measure must return an xarray.Dataset of real numbers, truth values and text ({first_line(error)})"
+        ) from error
+
+
+def _is_large(variable: Any) -> bool:
+    """Whether it has integers beyond the 32 bits that NetCDF-3 has; they are read back as floats anyway."""
+    return variable.dtype.kind in "iu" and variable.size > 0 and abs(variable.values.astype(float)).max() >= 2**31
 
 
 def record_failure(task: Task, line: str, details: str = "") -> None:
@@ -116,10 +137,9 @@ def _writing(folder: Folder) -> Iterator[None]:
 
 @cache
 def prepare(folder: str, root: str, made_with: str, simulation: str) -> None:
-    """Once in each process and for each state of the sources: settings of JAX, and a look whether this process computes as the
-    sweep does. Raises `CannotGoOn`.
+    """Once in each process and for each state of the sources: settings of JAX (64 bits, the compilation cache), which stay, and a
+    look whether this process computes as the sweep does. Raises `CannotGoOn`.
     """
-    os.environ.update(ONE_CORE)
     if root not in sys.path:
         sys.path.append(root)
     try:

@@ -17,6 +17,7 @@ from gradflow.listing import scripts_in
 FOLDER = Path(derivations.__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", scripts_in(FOLDER))
 def test_it_is_proved_and_agrees_with_the_code(name):
     derivation = import_module(f"derivations.{name}").derive()

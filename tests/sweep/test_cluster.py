@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import gradflow.sweep.cluster as cluster_module
 from gradflow.errors import InputError
 from gradflow.sweep.cluster import run_on
 from gradflow.sweep.folder import Folder
+from gradflow.sweep.work import ONE_CORE
 from tests.sweep.processes import Toy, end, expected, found, half_files, until
 
 DASK = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}  # two deaths are enough here
@@ -170,6 +173,20 @@ def test_an_address_without_a_scheduler_is_answered_by_one_line(tmp_path, monkey
                 run_on(wrong, [], print, print)
 
 
+def test_a_server_of_another_kind_is_called_that():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet():
+            connection, _ = server.accept()
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n" + bytes(99))
+            connection.recv(1)
+            connection.close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        with pytest.raises(InputError, match=r"No Dask scheduler answers at .* \(what answers is something else\)"):
+            run_on(f"tcp://127.0.0.1:{server.getsockname()[1]}", [], print, print)
+
+
 def test_that_there_are_no_workers_is_said_once_and_on_a_terminal_only(monkeypatch, capsys):
     class Lonely:
         status = "running"
@@ -183,6 +200,13 @@ def test_that_there_are_no_workers_is_said_once_and_on_a_terminal_only(monkeypat
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert threads.count() == threads.count() == 0
     assert capsys.readouterr().err == "The scheduler at tcp://host:1 has no workers; waiting for one.\n"
+
+
+def test_a_dask_worker_has_one_core_too(monkeypatch):
+    for name in ONE_CORE:
+        monkeypatch.setenv(name, "of those who started it")
+    monkeypatch.setattr(cluster_module, "work", lambda task: {name: os.environ[name] for name in ONE_CORE})
+    assert pickle.loads(pickle.dumps(cluster_module._Call(None))) == ONE_CORE
 
 
 def test_it_is_said_in_time_that_no_scheduler_answers():

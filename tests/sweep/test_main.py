@@ -49,7 +49,7 @@ def test_status_says_who_runs_what_and_how_long_it_takes(half, capsys):
         lines = status(half, capsys)
         assert folder.runner(new[1].key)["host"] == socket.gethostname()
     assert lines[0].endswith("9 members, 3 done, 2 running, 3 failed, 1 missing")
-    assert lines[1] == "time left: about 60 s"  # three members, one in 20 s
+    assert lines[1] == "time left: about 60 s"  # three members, two at once, each in 40 s
     me = f"{socket.gethostname()}, process {os.getpid()}, for 0 s"
     assert lines[2:5] == ["running:", f"  rate = 2.0, seed = 0: {me}", f"  rate = 2.0, seed = 1: {me}"]
     assert folder.runner(new[0].key) == {}
@@ -66,19 +66,51 @@ def test_a_member_that_is_done_or_run_again_has_not_failed(half, capsys):
         assert status(half, capsys)[0].endswith("4 done, 0 running, 2 failed, 3 missing")
 
 
+def test_a_copy_without_the_folders_that_were_empty_is_read_and_goes_on(tmp_path, capsys):
+    sweep, folder = Sweep(readable, seeds=2), tmp_path / "s"
+    run(sweep, folder, workers=0)
+    for name in ("running", "failed"):
+        (folder / name).rmdir()
+    assert status(folder, capsys)[0].endswith("2 members, 2 done, 0 running, 0 failed, 0 missing")
+    run(sweep, folder, workers=0)
+    assert (folder / "running").is_dir() and (folder / "failed").is_dir()
+
+
 def test_only_the_first_of_many_failures_are_printed(tmp_path, capsys):
     run(Sweep(readable, {"rate": [-1.0]}, seeds=25), tmp_path / "s", workers=0)
     lines = status(tmp_path / "s", capsys)
     assert len(lines) == 13 and lines[-2].startswith("  rate = -1.0, seed = 9:") and lines[-1] == "  and 15 more"
 
 
-def test_the_speed_is_that_of_the_last_hundred_since_the_last_pause():
-    assert _seconds_each([]) is None and _seconds_each([5.0]) is None
-    assert _seconds_each([10.0, 0.0, 5.0]) == 5
+DAYS = 3 * 86400.0
+
+
+@pytest.mark.parametrize("workers", [1, 8, 64])
+@pytest.mark.parametrize("spread", [0.01, 0.95])
+def test_the_speed_is_right_whether_members_end_in_rounds_or_one_by_one(workers, spread):
+    """Members of 600 s; the ends of a round are spread over a part of that time. The sweep is stopped for days before or never."""
+    rounds = np.add.outer(600 * np.arange(12.0), 600 * spread * np.arange(workers) / workers).ravel()
+    true = 600 / workers
+    for ends in range(2 * workers, len(rounds)):
+        assert _seconds_each(rounds[:ends], workers, 300.0) == pytest.approx(true, rel=0.05)
+    for round_of_stop in (2, 9):
+        stopped = rounds + DAYS * (rounds >= 600 * round_of_stop)
+        for ends in range(5 * workers, len(rounds), 7):
+            assert _seconds_each(stopped[:ends], workers, 300.0) == pytest.approx(true, rel=0.3)
+    two = rounds + DAYS * (rounds >= 3000) + DAYS * (rounds >= 4800)
+    assert _seconds_each(two, workers, 300.0) == pytest.approx(true, rel=0.3)
+    assert _seconds_each(rounds[:workers], workers, 300.0) is None
+    # the last round: most have ended, those that are left have run for long
+    assert _seconds_each(rounds[:-1], 1, 590.0) == pytest.approx(true, rel=0.5)
+
+
+def test_the_speed_is_that_of_the_last_hundred_and_long_members_are_no_stops():
+    assert _seconds_each([], 1, 0.0) is None and _seconds_each([5.0], 1, 0.0) is None
+    assert _seconds_each([10.0, 0.0, 5.0], 1, 0.0) == 5
     steady = np.arange(300.0)
-    assert _seconds_each(np.concatenate([100 * steady[:200], 2e4 + steady[:100]])) == 1
-    assert _seconds_each([*steady[:50], *(1e5 + 3 * steady[:10])]) == 3
-    assert _seconds_each([0.0, 1.0, 1e5]) is None
+    assert _seconds_each(np.concatenate([100 * steady[:200], 2e4 + steady[:100]]), 1, 0.0) == 1
+    assert _seconds_each(np.cumsum([1.0, 1.0, 30.0] * 40), 1, 0.0) == pytest.approx(32 / 3, rel=0.05)
+    assert _seconds_each([0.0, 1.0, 1e5], 1, 0.0) == 1
 
 
 def test_summary_prints_a_line_for_each_grid_point(tmp_path, capsys):

@@ -113,6 +113,23 @@ def test_missing_and_failed_members_are_nan_and_masked(tmp_path):
     assert dataset["verdict"][2, 1] == "" and (dataset["words"][1] == "").all()
 
 
+def test_large_integers_are_kept_as_floats(tmp_path, monkeypatch):
+    steps = np.array([1, 2**31, -(2**40)])
+    numbers = {"steps": ("count", steps), "bits": 2**64 - 1, "least": -(2**31), "most": 2**31 - 1, "none": ("x", steps[:0])}  # fmt: skip
+    monkeypatch.setattr(readable, "measure", lambda config: xr.Dataset(numbers, {"count": steps}, {"remark": "kept"}))
+    dataset = open_sweep(swept(tmp_path / "s", {"rate": [1.0]}))
+    np.testing.assert_array_equal(dataset["steps"].squeeze(), steps.astype(float))
+    np.testing.assert_array_equal(dataset["count"], steps.astype(float))
+    assert [dataset[name].item() for name in ("bits", "least", "most")] == [2.0**64, -(2.0**31), 2.0**31 - 1]
+
+
+@pytest.mark.parametrize("what", [xr.Dataset({"a": 1j}), xr.Dataset({"a": ("x", np.ones(2, np.float16))}), 1.0, {"a": 1.0}, xr.DataArray(1.0)])  # fmt: skip
+def test_what_no_file_can_hold_fails_with_what_measure_may_return(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(readable, "measure", lambda config: what)
+    (line,) = run(Sweep(readable), tmp_path / "s", workers=0).failed.values()
+    assert line.startswith("TypeError: measure must return an xarray.Dataset of real numbers, truth values and text (")
+
+
 def test_a_sweep_of_which_nothing_is_done_has_axes_and_masks(tmp_path):
     Folder(tmp_path / "s").begin(Sweep(readable, {"rate": [1.0, 2.0]}, seeds=3))
     dataset = open_sweep(tmp_path / "s")

@@ -1,5 +1,6 @@
 """Sweeps on this machine, disturbed in every way: each member is there once in the end, as an undisturbed run leaves it."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -8,17 +9,21 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gradflow.errors import InputError
 from gradflow.scripts import one_line_errors
-from gradflow.sweep import Sweep, folder, run
+from gradflow.sweep import Sweep, local, run
 from gradflow.sweep.command import main
 from gradflow.sweep.folder import Folder
-from gradflow.sweep.local import _Worker
-from gradflow.sweep.work import ONE_CORE, record_failure, tasks, work
+from gradflow.sweep.local import _deaf_to_interrupts, _Worker
+from gradflow.sweep.reading import open_sweep
+from gradflow.sweep.sources import made_with
+from gradflow.sweep.work import Outcome, Task, record_failure, tasks, work
 from tests.sweep import toy
 from tests.sweep.processes import Toy, end, expected, found, half_files, is_gone, until, workers_of
 
@@ -28,14 +33,6 @@ def toys(tmp_path):
     it = Toy(tmp_path)
     yield it
     it.clear()
-
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    """Members that run in this process (`workers=0`) leave its environment as it was."""
-    for name in ONE_CORE:
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-        monkeypatch.delenv(name) if name not in os.environ else None
 
 
 def test_killed_workers_and_failing_members_cost_no_other_member(toys):
@@ -147,7 +144,8 @@ def failing(monkeypatch, times: int, number: int = errno.ENOSPC):
 def test_a_failing_write_ends_the_sweep_and_what_was_done_stays(tmp_path, monkeypatch):
     sweep, out = Sweep(toy, seeds=5), tmp_path / "out"
     with monkeypatch.context() as full:
-        failing(full, 2 + 2 * 2 + 1)  # a file and its folder: the plan, two members, and then no more
+        # four new folders, each in the one above; the plan and two members, files in folders, and then no more
+        failing(full, 4 + 2 + 2 * (1 + 2) + 1 + 1)
         with pytest.raises(InputError, match=r"Cannot write to .*out: No space left on device\. What is done is kept"):
             run(sweep, out, workers=0)
     assert len(Folder(out).done()) == 2 and not half_files(out) and not Folder(out).failed()
@@ -158,7 +156,7 @@ def test_a_failing_write_ends_the_sweep_and_what_was_done_stays(tmp_path, monkey
 def test_a_failure_that_cannot_be_recorded_ends_the_sweep_too(tmp_path, monkeypatch):
     sweep = Sweep(toy, seeds=2, base=replace(toy.Config(), fail=(0, 1)))
     with monkeypatch.context() as full:
-        failing(full, 3)
+        failing(full, 4 + 2 + 1)
         with pytest.raises(InputError, match="No space left"):
             run(sweep, tmp_path / "out", workers=0)
     assert not Folder(tmp_path / "out").failed() and not half_files(tmp_path)
@@ -225,7 +223,11 @@ def test_members_of_other_versions_and_sources_are_kept_only_when_accepted(tmp_p
     with pytest.raises(InputError, match=r"computed otherwise: numpy 1\.0 there.*1 sources changed \(gradflow/errors\.py\)"):  # fmt: skip
         run(Sweep(toy, seeds=3), out, workers=0)
     assert run(Sweep(toy, seeds=3), out, workers=0, accept_changes=True).done == 3
-    assert found(out).items() >= before.items() and Folder(out).made_with() == folder.made_with(toy.__name__)
+    assert found(out).items() >= before.items() and Folder(out).made_with() == made_with(toy.__name__)
+    assert Folder(out).made_with_before() == [plan["made_with"]]
+    assert run(Sweep(toy, seeds=4), out, workers=0).done == 4 and len(Folder(out).made_with_before()) == 1
+    mixed = open_sweep(out).attrs["mixed"]
+    assert mixed.startswith("numpy 1.0 there, ") and mixed.endswith("; 1 sources changed (gradflow/errors.py)")
 
 
 def test_a_member_that_another_process_recorded_as_failed_meanwhile_is_not_run_again(tmp_path):
@@ -234,7 +236,25 @@ def test_a_member_that_another_process_recorded_as_failed_meanwhile_is_not_run_a
     (task,) = tasks(out, list(sweep.members()), toy.__name__)
     record_failure(task, "something else")
     assert work(task) == ("failed", "something else")
-    assert work(task._replace(retry=True)) == ("done", "") and not any((out.path / "failed").iterdir())
+    first, second = (tasks(out, list(sweep.members()), toy.__name__, retry=True)[0] for _ in range(2))
+    failed = out.failure(task.key)
+    os.utime(failed, (first.retry + 1,) * 2)  # the other of two processes that retry has run it again by now
+    assert work(first) == work(second) == ("failed", "something else")
+    os.utime(failed, (first.retry - 1,) * 2)
+    assert work(first) == ("done", "") and not any((out.path / "failed").iterdir())
+
+
+def test_an_interrupt_that_no_terminal_can_have_sent_is_a_failure_and_another_one_ends_the_sweep(tmp_path, monkeypatch):
+    def measure(config):
+        raise KeyboardInterrupt("from below")
+
+    monkeypatch.setattr(toy, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        run(Sweep(toy), tmp_path / "out", workers=0)
+    assert not Folder(tmp_path / "out").failed()
+    with _deaf_to_interrupts():  # as workers are
+        result = run(Sweep(toy), tmp_path / "out", workers=0)
+    assert result.failed == {"seed = 0": "KeyboardInterrupt: from below"}
 
 
 def test_a_worker_that_holds_on_to_other_sources_than_the_folder_refuses(tmp_path, monkeypatch):
@@ -288,6 +308,58 @@ def test_a_worker_that_died_while_idle_is_replaced_and_no_member_is_blamed(tmp_p
         worker.process.join()
         worker.begin(task)
         assert worker.end() == (task, ("done", ""))
+
+
+def test_members_that_run_in_this_process_leave_its_environment_as_it_was(tmp_path):
+    before = dict(os.environ)
+    assert run(Sweep(toy), tmp_path / "out", workers=0) == (1, {})
+    assert dict(os.environ) == before
+
+
+def test_a_member_that_dies_beside_others_is_run_alone_at_last(monkeypatch):
+    """Members 1 and 4 need the memory of all workers, and 2 dies in any case."""
+    busy, told = [], {}
+
+    class Stub(contextlib.nullcontext):
+        task = None
+
+        def __enter__(self):
+            return self
+
+        def await_start(self):
+            pass
+
+        def begin(self, task):
+            self.task = task
+            busy.append(self)
+
+        def end(self):
+            task, self.task = self.task, None
+            dies = task.key == 2 or (task.key in (1, 4) and len(busy) > 1)
+            busy.remove(self)
+            return task, None if dies else Outcome("done")
+
+        def exit(self):
+            return "signal SIGKILL"
+
+    monkeypatch.setattr(local, "_Worker", Stub)
+    monkeypatch.setattr(local, "wait_for", lambda pool, _: busy[:1])
+    monkeypatch.setattr(local, "record_failure", lambda task, line: None)
+    todo = [Task("", "", "", "", 0.0, key, {}) for key in range(6)]
+    local.run_here(todo, 3, lambda task, outcome: told.update({task.key: outcome}), lambda count: None)
+    line = "its worker died 3 times, at last with signal SIGKILL and no other member beside it"
+    assert told == {key: Outcome("done") for key in (0, 1, 3, 4, 5)} | {2: Outcome("failed", line)}
+
+
+def test_a_script_that_workers_cannot_import_is_told_what_it_needs():
+    here, there = Pipe()
+    there.close()
+    worker = _Worker()
+    worker.pipe, worker.process = here, SimpleNamespace(join=lambda: None, exitcode=1)
+    with pytest.raises(
+        InputError, match=r'exit code 1, see above.*below `if __name__ == "__main__":`\. With workers=0'
+    ):
+        worker.await_start()
 
 
 @pytest.mark.parametrize(
