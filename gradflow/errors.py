@@ -5,7 +5,7 @@ class InputError(ValueError):
     """Input that gradflow cannot use. Scripts print its message as one line and leave with exit code 2."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradflow.errors import shortened
 from gradflow.scripts import one_line_errors
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _status(flags: argparse.Namespace) -> None:
         seconds = _seconds_each((path.stat().st_mtime for path in done.values()), len(running), longest)
         print("time left: " + ("not known yet" if seconds is None else f"about {_duration(left * seconds)}"))
     _some("running", [_run(folder, key, names[key]) for key in running])
-    _some("failed", [f"{names[key]}: {folder.error(key)}" for key in failed[:_LINES]], len(failed))
+    _some("failed", [f"{names[key]}: {shortened(folder.error(key))}" for key in failed[:_LINES]], len(failed))
 
 
 def _seconds_each(finished: Iterable[float], running: int, longest: float) -> float | None:
