@@ -1,7 +1,7 @@
 """Sweeps: what two cores gain over one, what a member costs beyond its own work, and how soon ten thousand can be read.
 
-Gain: 64 seeds of the co-occurrence simulation's default configuration, about a second each; processes start, import and load or compile
-what they need, which takes some seconds and is in it.
+Gain: the sweep of figures/phase_diagram.py, 405 members of a tenth of a second each; processes start, import and load or compile what they
+need, which takes some five seconds and is in it.
 Overhead: an empty member with one worker, per member of a longer sweep over a shorter one; nothing to start is in it.
 Reading: a sweep of 10 000 empty members with a dozen numbers and two curves of 61 points, opened by a fresh process and summarised.
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +21,10 @@ import xarray as xr
 
 from benchmarks.timing import in_words, interleaved, met, print_table, ratio
 from gradflow.sweep import Sweep, run
+from gradflow.sweep.plan import parse_grid
+from simulations import cooccurrence
 
-MEMBERS, ROUNDS = 64, 2
+MEMBERS, ROUNDS = 405, 2
 FEW, MANY, VERY_MANY = 200, 1200, 10_000
 NUMBERS, POINTS = 12, 61
 
@@ -44,12 +46,17 @@ def measure(config: Config) -> xr.Dataset:
     return xr.Dataset(numbers | curves, {"clock": np.arange(float(POINTS))})
 
 
-def busy(workers: int, members: int = MEMBERS) -> float:
+def busy(workers: int) -> float:
     """Seconds that members take which keep a core busy, from nothing to a whole folder."""
-    sweep, began = Sweep("simulations.cooccurrence", seeds=members), time.perf_counter()
+    base = replace(cooccurrence.PRESETS["small"], n=24, L=4, end=1e6, save_points=121)
+    sweep = Sweep(
+        cooccurrence, parse_grid(["m=log:16:4096:9", "sigma1=log:0.01:1:9"], cooccurrence.Config), seeds=5, base=base
+    )
     with tempfile.TemporaryDirectory() as folder:
-        run(sweep, Path(folder) / "sweep", workers=workers, show_progress=False)
-    return time.perf_counter() - began
+        began = time.perf_counter()
+        done = run(sweep, Path(folder) / "sweep", workers=workers, show_progress=False).done
+        assert done == MEMBERS
+        return time.perf_counter() - began
 
 
 def empty(members: int, folder: Path) -> float:
@@ -60,7 +67,7 @@ def empty(members: int, folder: Path) -> float:
 
 
 def main() -> None:
-    busy(1, members=1)  # compiles
+    busy(2)  # compiles
     one, two = zip(*((busy(1), busy(2)) for _ in range(ROUNDS)), strict=True)
     faster = ratio(one, two)
     with tempfile.TemporaryDirectory() as folder:
