@@ -3,7 +3,7 @@
 Gain: the sweep of figures/phase_diagram.py, 405 members of a tenth of a second each; processes start, import and load or compile what they
 need, which takes some five seconds and is in it.
 Overhead: an empty member with one worker, per member of a longer sweep over a shorter one; nothing to start is in it.
-Reading: a sweep of 10 000 empty members with a dozen numbers and two curves of 61 points, opened by a fresh process and summarised.
+Reading: a sweep of 10 000 empty members with a dozen numbers and two curves of 61 points, opened by a fresh process.
 
 Targets: a gain of at least 1.7 for at least 32 members that keep a core busy, less than 20 ms a member, opened in less than 5 s.
 """

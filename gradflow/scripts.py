@@ -23,7 +23,9 @@ def launch(run: Callable[[Config], None], presets: Mapping[str, Config], descrip
         if sys.argv[1:2] == ["sweep"]:
             from gradflow.sweep.command import main
 
-            sys.exit(main(sys.modules["__main__"].__spec__.name, presets, sys.argv[2:]))
+            module = sys.modules["__main__"].__spec__
+            require(module is not None, "Processes of a sweep import the simulation: run it as `python -m NAME sweep`.")
+            sys.exit(main(module.name, presets, sys.argv[2:]))
         config = parse(presets, description)
         enable_x64()
         enable_compilation_cache()

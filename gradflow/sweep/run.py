@@ -32,16 +32,16 @@ def run(
     """Run what is not done yet of a sweep, into the folder `out`, which `open_sweep` reads at any time.
 
     workers         processes on this machine (default: one for each core; 0: in this process, one after the other). They are
-                    started afresh, so a script that calls this needs `if __name__ == "__main__":`. In this process
-                    JAX's 64-bit numbers and the compilation cache stay on
+                    started afresh, so a script that calls this needs `if __name__ == "__main__":`. In this process JAX's
+                    64-bit numbers and the compilation cache stay on
     scheduler       address of a Dask.distributed scheduler, whose workers see `out`, instead
     array           (i, n): run only every n-th member, from the i-th, counted from 0; the other shares are for other processes
     retry_failed    run members again that failed before this call
     accept_changes  go on in a folder that was begun with other versions or sources
 
-    Members that another process runs into the same folder are waited for, not run again. A member whose worker dies three times, at last
-    alone, is recorded as failed. Raises `InputError` where the sweep cannot
-    begin or go on (folder, disk, scheduler); what is done is kept, and the same call goes on from there.
+    Members that another process runs into the same folder are waited for, not run again. A member whose worker dies three times, at
+    last alone, is recorded as failed. Raises `InputError` where the sweep cannot begin or go on (folder, disk, scheduler); what is
+    done is kept, and the same call goes on from there.
     """
     require(
         os.name == "posix", "Sweeps need Linux or macOS: processes that share a folder are told apart by its locks."

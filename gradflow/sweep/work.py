@@ -46,10 +46,6 @@ class Task(NamedTuple):
     key: str
     fields: dict[str, Any]
 
-    def named(self) -> dict[str, Any]:
-        """What a failure is recorded with."""
-        return {"simulation": self.simulation, "fields": self.fields}
-
 
 class Outcome(NamedTuple):
     """What became of a task: done, failed, or taken by another process; `line` says why, where it failed."""
@@ -120,9 +116,11 @@ def _is_large(variable: Any) -> bool:
 
 def record_failure(task: Task, line: str, details: str = "") -> None:
     """Store why a member failed. Raises `CannotGoOn`."""
-    folder, where = Folder(task.folder), {"host": socket.gethostname(), "process": os.getpid()}
+    folder = Folder(task.folder)
+    what = {"simulation": task.simulation, "fields": task.fields}
+    where = {"host": socket.gethostname(), "process": os.getpid()}
     with _writing(folder):
-        folder.record_failure(task.key, {"error": line, **task.named(), **where, "traceback": details})
+        folder.record_failure(task.key, {"error": line, **what, **where, "traceback": details})
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """`python -m simulations.NAME sweep`: which members its flags ask for, and what it says."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,12 @@ def test_workers_find_a_simulation_that_is_a_package(tmp_path, monkeypatch):
     there.begin(plan)
     (task,) = tasks(there, list(plan.members()), plan.simulation)
     assert task.root == str(tmp_path)
+
+
+def test_a_simulation_that_is_run_by_its_path_is_told_how_to_be_swept(tmp_path):
+    path = Path(toy.__file__)
+    done = subprocess.run(
+        [sys.executable, path, "sweep", "--out", tmp_path / "out"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(toy.__file__).parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "python -m NAME sweep" in done.stderr
