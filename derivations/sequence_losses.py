@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 
 from derivations._proof import Derivation, compare, equation, require_zero
-from gradflow.theory import sequences
+from gradflow.tasks import closed_forms
 
 k, n, p = sp.symbols("k n p", integer=True, positive=True)
 
@@ -99,7 +99,7 @@ def counted_progress(n: int, window: int) -> Fraction:
     return Fraction(needed, sum(n + 1 + t for t in range(n)))
 
 
-def levels(losses: sequences.Losses) -> list[float]:
+def levels(losses: closed_forms.Losses) -> list[float]:
     """The four levels of `counted_levels`, from closed forms."""
     return [losses.initial, losses.marginal, losses.plateau, losses.floor]
 
@@ -111,13 +111,13 @@ WINDOWS = ((2, 3, 2), (4, 5, 1), (4, 5, 2), (5, 4, 3), (4, 6, 4), (6, 3, 5))
 def counted_tasks() -> dict[str, list[tuple]]:
     """All sequences of some small tasks, how many outputs are right on the plateau, and what gradflow says of the losses."""
     return {
-        "window_sum": [(window_sums(*size), size[2] - 1, sequences.window_sum(*size)) for size in WINDOWS],
-        "prefix_sum": [(prefix_sums(*size), 1, sequences.prefix_sum(*size)) for size in ((5, 4), (4, 5), (6, 3))],
-        "prefix_sum of permutations": [(prefix_sums(m - 1, m, True), 1, sequences.prefix_sum(m - 1, m, True)) for m in (3, 5, 7)],
-        "copy": [(copies(*size), 1, sequences.copy(*size)) for size in ((3, 4), (5, 3))],
-        "repeat": [(repeats(*size), size[0] // size[2], sequences.repeat(*size)) for size in ((4, 4, 1), (4, 5, 2), (6, 3, 3))],
-        "histogram": [(histograms(*size), 0, sequences.histogram(*size)) for size in ((3, 4), (5, 3), (4, 5))],
-        "permutation": [(permutations(*size), 0, sequences.permutation(*size)) for size in ((3, 4), (4, 3))],
+        "window_sum": [(window_sums(*size), size[2] - 1, closed_forms.window_sum(*size)) for size in WINDOWS],
+        "prefix_sum": [(prefix_sums(*size), 1, closed_forms.prefix_sum(*size)) for size in ((5, 4), (4, 5), (6, 3))],
+        "prefix_sum of permutations": [(prefix_sums(m - 1, m, True), 1, closed_forms.prefix_sum(m - 1, m, True)) for m in (3, 5, 7)],
+        "copy": [(copies(*size), 1, closed_forms.copy(*size)) for size in ((3, 4), (5, 3))],
+        "repeat": [(repeats(*size), size[0] // size[2], closed_forms.repeat(*size)) for size in ((4, 4, 1), (4, 5, 2), (6, 3, 3))],
+        "histogram": [(histograms(*size), 0, closed_forms.histogram(*size)) for size in ((3, 4), (5, 3), (4, 5))],
+        "permutation": [(permutations(*size), 0, closed_forms.permutation(*size)) for size in ((3, 4), (4, 3))],
     }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def derive() -> Derivation:
     character = sp.cancel(((omega**p - omega) / (omega - 1)).subs(omega**p, 1)) / (p - 1)
     require_zero("by characters", (1 + (p - 1) * character**k) / p - zero)
     others = sp.Symbol("q", positive=True)  # p - 1, so that sympy parts powers of products
-    require_zero("the code's", (sequences.chance_of_zero(k, p) - zero).subs(p, others + 1))
+    require_zero("the code's", (closed_forms.chance_of_zero(k, p) - zero).subs(p, others + 1))
     for prime in (3, 5, 7, 11):
         alternating = sum((-z) ** count for count in range(prime))
         require_zero("distinct numbers", (1 + z) * alternating - (1 - (-z) ** prime))
@@ -161,23 +161,23 @@ def _checks() -> tuple:
     """Symbolic expressions on a grid of k, p and n; counts, task by task."""
     grid = np.array([(count, modulus) for count in range(7) for modulus in (2, 3, 4, 5, 11, 17)])
     sizes = np.array([(16, 17, 2), (8, 11, 2), (8, 7, 2), (16, 17, 3), (13, 6, 5)])
-    made = [sequences.chance_of_zero(int(count), int(modulus)) for count, modulus in grid]
+    made = [closed_forms.chance_of_zero(int(count), int(modulus)) for count, modulus in grid]
     distinct = [(count, modulus) for modulus in (3, 5, 7, 11) for count in range(modulus)]
     of_distinct = [np.mean([sum(x) % m == 0 for x in itertools.combinations(range(1, m), c)]) for c, m in distinct]
     windows = [(list(window_sums(*size)), size) for size in WINDOWS]
     maps = ((8, 2), (16, 2), (16, 3), (5, 5))
     return (
         compare("chance_of_zero", sp.lambdify([k, p], chance_of_zero())(*grid.T.astype(float)), made),
-        compare("chance_of_zero_distinct", of_distinct, [float(sequences.chance_of_zero_distinct(*each)) for each in distinct]),
+        compare("chance_of_zero_distinct", of_distinct, [float(closed_forms.chance_of_zero_distinct(*each)) for each in distinct]),
         compare("the levels of window_sum", np.array([np.ravel(sp.lambdify([n, p, k], window_sum_levels())(*map(float, each))) for each in sizes]),
-                [levels(sequences.window_sum(*map(int, each))) for each in sizes]),
+                [levels(closed_forms.window_sum(*map(int, each))) for each in sizes]),
         *(
             compare(f"{task}, counted", [counted_levels(list(every), len(losses.outputs), first) for every, first, losses in cases],
                     [levels(losses) for _, _, losses in cases])
             for task, cases in counted_tasks().items()
         ),
         compare("pairs of window sums, counted", [counted_pairs(every, size[0]) for every, size in windows],
-                [[sequences.window_sum_repetition(*size), sequences.window_sum_agreement(*size)] for _, size in windows]),
+                [[closed_forms.window_sum_repetition(*size), closed_forms.window_sum_agreement(*size)] for _, size in windows]),
         compare("uniform_progress, counted", [counted_progress(*each) for each in maps],
-                [sequences.uniform_progress(sequences.window_entries(*each), each[0] + 1, each[0]) for each in maps]),
+                [closed_forms.uniform_progress(closed_forms.window_entries(*each), each[0] + 1, each[0]) for each in maps]),
     )  # fmt: skip

@@ -4,16 +4,14 @@ Each file is written under a temporary name and renamed when complete, so that a
 A folder that holds a run is not written over unless told so.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradflow.errors import InputError, require
+from gradflow.files import complete_or_absent, make_folder
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -87,36 +85,6 @@ def load_config(path: Path) -> dict[str, Any]:
         raise InputError(f"Cannot read a configuration from {path}: {error}.") from error
     require(isinstance(config, dict), f"{path} holds no configuration.")
     return config
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, that stay when the power is cut."""
-    if not path.exists():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        _flush(path.parent)
-
-
-@contextlib.contextmanager
-def complete_or_absent(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place once it is written, and on the disk for good, power cut or not."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Have the operating system write a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _json_number(value: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gradflow import store
+from gradflow import files, store
 from gradflow.errors import InputError
 from gradflow.theory.claims import Claim
 
@@ -35,10 +35,10 @@ def test_a_folder_with_a_run_is_refused_unless_it_may_be_overwritten(tmp_path):
 
 def test_every_new_folder_is_written_to_the_disk_in_the_one_above(tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr(store, "_flush", flushed.append)
-    store.make_folder(tmp_path / "a" / "b")
+    monkeypatch.setattr(files, "_flush", flushed.append)
+    files.make_folder(tmp_path / "a" / "b")
     assert flushed == [tmp_path, tmp_path / "a"] and (tmp_path / "a" / "b").is_dir()
-    store.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
     store.begin(tmp_path / "c", {})
     assert flushed[2] == tmp_path and flushed[-1] == tmp_path / "c"
 

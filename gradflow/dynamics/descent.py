@@ -1,4 +1,4 @@
-"""Discrete training: full-batch gradient descent, minibatch SGD with and without replacement, and any optax optimizer.
+"""Discrete training: full-batch gradient descent, minibatch SGD with and without replacement, fresh data, any optax optimizer.
 
     params <- params - learning_rate * grad loss(params, minibatch)
 
@@ -7,6 +7,7 @@ Time is learning_rate * step, so that a descent lies over the gradient flow of t
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
-from gradflow.dynamics.minibatches import Minibatches, Sampling
+from gradflow.dynamics.minibatches import Minibatches, Sampling, Stream
 from gradflow.dynamics.training import train
 from gradflow.dynamics.trajectory import Trajectory
 from gradflow.dynamics.trees import as_arrays, inner, squared_norm
@@ -32,11 +33,13 @@ def descend(
     batch_size: int | None = None,
     sampling: Sampling = "without_replacement",
     key: PRNGKeyArray | None = None,
+    stream: Callable | None = None,
     optimizer: Callable | None = None,
     step: Callable | None = None,
     save_steps: np.ndarray | None = None,
     save: Callable | None = None,
     invariants: Callable | None = None,
+    checkpoint: Path | None = None,
     show_progress: bool | None = None,
 ) -> Trajectory:
     """Train `params` on `loss(params, *data)` for `steps` steps of size `learning_rate`.
@@ -45,6 +48,8 @@ def descend(
                 descent. SGD needs a `key`
     sampling    without_replacement: a fresh permutation each epoch (an incomplete last batch is left out);
                 with_replacement: independent draws each step
+    stream      `stream(step) -> (batch, ...)`, fresh arguments of the loss for each step, made inside the compiled loop, such as
+                `tasks.sequences.Fresh(task, size, key)`; then `data` is what the loss is measured on at the save points
     optimizer   learning_rate -> optax optimizer, such as `optax.adam`, `functools.partial(optax.adam, b1=0.95)` or one of
                 `gradflow.dynamics.optimizers`; None: plain descent. It is called with a traced learning rate, so that
                 another rate needs no new compilation; another function object does, so reuse a partial or a lambda
@@ -52,6 +57,8 @@ def descend(
                 that is written in other variables than the weights, such as `models.coupled.step`
     save_steps  ascending steps at which to save, from 0; default: `log_steps(steps)`
     save, invariants   as in `gradient_flow`; both see the whole data
+    checkpoint  a file (.npz) that holds the run at its latest save point, written about every half minute, and when the run ends or is
+                interrupted. If it is there, the run goes on from it, to the numbers it would have had
 
     `dissipated` is the sum over steps of -grad . step, with the gradient of the minibatch loss: the fall of the loss to
     first order, learning_rate * |grad|^2 a step in plain descent. Returns a `Trajectory`; where training diverges its status
@@ -60,7 +67,8 @@ def descend(
     require(
         optimizer is None or step is None, "Say either optimizer or step: a step in other variables is plain descent."
     )
-    minibatches = Minibatches.plan(data, batch_size, sampling, key)
+    require(stream is None or batch_size is None, "Say either batch_size or stream: a stream makes its own batches.")
+    minibatches = Stream(stream) if stream else Minibatches.plan(data, batch_size, sampling, key)
     params, data = as_arrays(params), as_arrays(data)
     require_real_loss(loss, params, data)
     if optimizer is None:
@@ -70,7 +78,8 @@ def descend(
         name = f"{minibatches.name}, {_name(optimizer)}"
     return train(
         rule, memory, loss, params, data, minibatches=minibatches, learning_rate=learning_rate, steps=steps,
-        save_steps=save_steps, save=save, invariants=invariants, show_progress=show_progress, name=name,
+        save_steps=save_steps, save=save, invariants=invariants, checkpoint=checkpoint, show_progress=show_progress,
+        name=name,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""Minibatches: which samples each step of SGD sees, as a pure function of the step and a key."""
+"""What data each step of training sees, as a pure function of the step: minibatches out of given samples, or fresh ones."""
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Literal
 
@@ -50,6 +51,20 @@ class Minibatches(eqx.Module):
             order = jax.random.permutation(jax.random.fold_in(self.key, step // an_epoch), self.of)
             chosen = jax.lax.dynamic_slice_in_dim(order, (step % an_epoch) * self.size, self.size)
         return (jax.tree.map(lambda leaf: leaf[chosen], data[0]), *data[1:])
+
+
+class Stream(eqx.Module):
+    """Fresh data each step: `draw(step)` makes the arguments of the loss, the same ones whenever it is asked again."""
+
+    draw: Callable
+
+    @property
+    def name(self) -> str:
+        return "fresh data each step"
+
+    def at(self, step: jax.Array, data: tuple) -> tuple:
+        """The data of one step."""
+        return self.draw(step)
 
 
 def sample_count(data: tuple) -> int:

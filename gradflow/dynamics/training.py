@@ -7,6 +7,7 @@ carries from step to step besides the parameters, its work by how much the loss 
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -15,9 +16,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from gradflow.dynamics import progress
-from gradflow.dynamics.minibatches import Minibatches
+from gradflow.dynamics.checkpoint import Checkpoint, digest
+from gradflow.dynamics.minibatches import Minibatches, Stream
 from gradflow.dynamics.times import log_steps
-from gradflow.dynamics.trajectory import Cost, Trajectory, finite_part, stacked
+from gradflow.dynamics.trajectory import Cost, Saved, Trajectory, finite_part, stacked
 from gradflow.dynamics.trees import not_finite
 from gradflow.dynamics.watch import Watch, require_finite_start
 from gradflow.errors import require
@@ -30,12 +32,13 @@ def train(
     params: PyTree,
     data: tuple,
     *,
-    minibatches: Minibatches,
+    minibatches: Minibatches | Stream,
     learning_rate: float,
     steps: int,
     save_steps: np.ndarray | None,
     save: Callable | None,
     invariants: Callable | None,
+    checkpoint: Path | None,
     show_progress: bool | None,
     name: str,
 ) -> Trajectory:
@@ -53,12 +56,17 @@ def train(
     dtype = jnp.result_type(*jax.tree.leaves(params))
     rate, no_work = jnp.asarray(learning_rate, dtype), jnp.zeros((), dtype)
     state = _Training(params, memory, no_work, jnp.zeros((), int), jnp.array(True))
-    saved = [observe(state.params, state.dissipated, *data)]
-    require_finite_start(saved[0].loss, params)
-    status = "complete"
+    kept = state, [observe(state.params, state.dissipated, *data)]
+    require_finite_start(kept[1][0].loss, params)
+    file = None
+    if checkpoint is not None:
+        file = Checkpoint(Path(checkpoint), digest(name, learning_rate, save_steps, state, data, minibatches))
+        kept = _resumed(file, *kept)
+    state, status = kept[0], "complete"
     with progress.bar(int(steps), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress) as reports:
+        reports.update(int(state.step))
         try:
-            for until in save_steps[1:]:
+            for until in save_steps[len(kept[1]) :]:
                 state = _advance(rule, minibatches, state, data, rate, jnp.asarray(until))
                 seen = observe(state.params, state.dissipated, *data)
                 if not (bool(state.finite) and math.isfinite(seen.loss)):
@@ -68,13 +76,18 @@ def train(
                         f"try a smaller learning_rate than {learning_rate:.3g}"
                     )
                     break
-                saved.append(seen)
+                kept = state, [*kept[1], seen]  # at once: an interruption finds a state and what was saved until then
+                if file is not None and file.is_due:
+                    file.write((state, _joined(kept[1])))
                 progress.report(
-                    reports, int(until) - reports.n, time=learning_rate * until, steps=int(until), loss=saved[-1].loss
+                    reports, int(until) - reports.n, time=learning_rate * until, steps=int(until), loss=seen.loss
                 )
         except KeyboardInterrupt:
             status = "interrupted"
-    saved = finite_part(stacked([jax.tree.map(lambda leaf: leaf[None], each) for each in saved]))
+    saved = _joined(kept[1])
+    if file is not None:
+        file.write((kept[0], saved))
+    saved = finite_part(saved)
     taken = int(state.step)
     return Trajectory(
         times=learning_rate * save_steps[: len(saved.loss)],
@@ -97,6 +110,19 @@ class _Training(eqx.Module):
     dissipated: jax.Array
     step: jax.Array
     finite: jax.Array
+
+
+def _joined(saved: list[Saved]) -> Saved:
+    """Save points as one, along a leading axis."""
+    return stacked([jax.tree.map(lambda leaf: np.asarray(leaf)[None], each) for each in saved])
+
+
+def _resumed(file: Checkpoint, state: _Training, saved: list[Saved]) -> tuple[_Training, list[Saved]]:
+    """Where a checkpoint says that the run is; where it begins, if there is none."""
+    if (written := file.load((state, saved[0]))) is None:
+        return state, saved
+    state, rows = jax.tree.map(jnp.asarray, written[0]), written[1]
+    return state, [jax.tree.map(lambda leaf, at=at: leaf[at], rows) for at in range(len(rows.loss))]
 
 
 @eqx.filter_jit

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.errors import InputError, require
-from gradflow.store import complete_or_absent, load_config, make_folder
+from gradflow.files import complete_or_absent, make_folder
+from gradflow.store import load_config
 from gradflow.sweep.plan import Sweep
 from gradflow.sweep.sources import changes, made_with
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import xarray as xr
 
 from gradflow.errors import InputError, require
-from gradflow.store import complete_or_absent
+from gradflow.files import complete_or_absent
 from gradflow.sweep.reading import read
 
 

@@ -10,7 +10,7 @@ import sympy as sp
 
 from derivations import sequence_losses as counted
 from gradflow import InputError
-from gradflow.theory import sequences
+from gradflow.tasks import closed_forms
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from gradflow.theory import sequences
     ],
 )
 def test_the_levels_of_the_window_sum_have_the_digits_that_runs_and_hand_gave(n, p, initial, marginal, plateau, floor):
-    losses = sequences.window_sum(n, p)
+    losses = closed_forms.window_sum(n, p)
     for name, digits in {"initial": initial, "marginal": marginal, "plateau": plateau, "floor": floor}.items():
         if digits is not None:
             places = len(digits.partition(".")[2])
@@ -30,12 +30,12 @@ def test_the_levels_of_the_window_sum_have_the_digits_that_runs_and_hand_gave(n,
 
 
 def test_the_other_measures_of_the_window_sum_have_the_known_values():
-    assert f"{sequences.window_sum_repetition(16, 17):.4f}" == "0.0583"
-    assert f"{sequences.window_sum_accuracy(16, 17):.2f}" == "0.12"
-    entries = sequences.window_entries(sp.Integer(16), 2)
-    assert sequences.uniform_progress(entries, 17, sp.Integer(16)) == sp.Rational(31, 392)
-    assert sequences.uniform_progress(sequences.window_entries(8, 2), 9, 8) == pytest.approx(0.15, rel=1e-15)
-    assert sequences.chance_of_zero(2, Fraction(17)) == Fraction(1, 16)  # the others are (15/16) / 16 = 15/256
+    assert f"{closed_forms.window_sum_repetition(16, 17):.4f}" == "0.0583"
+    assert f"{closed_forms.window_sum_accuracy(16, 17):.2f}" == "0.12"
+    entries = closed_forms.window_entries(sp.Integer(16), 2)
+    assert closed_forms.uniform_progress(entries, 17, sp.Integer(16)) == sp.Rational(31, 392)
+    assert closed_forms.uniform_progress(closed_forms.window_entries(8, 2), 9, 8) == pytest.approx(0.15, rel=1e-15)
+    assert closed_forms.chance_of_zero(2, Fraction(17)) == Fraction(1, 16)  # the others are (15/16) / 16 = 15/256
 
 
 @pytest.mark.parametrize("task", counted.counted_tasks())
@@ -51,7 +51,7 @@ def test_a_sum_is_0_as_often_as_convolution_says_and_other_residues_equally_ofte
     step = [Fraction(0), *[Fraction(1, p - 1)] * (p - 1)]
     law = [Fraction(1), *[Fraction(0)] * (p - 1)]
     for k in range(7):
-        zero = sequences.chance_of_zero(k, Fraction(p))
+        zero = closed_forms.chance_of_zero(k, Fraction(p))
         assert law == [zero, *[(1 - zero) / (p - 1)] * (p - 1)]
         law = [sum(law[s - x] * step[x] for x in range(p)) for s in range(p)]
 
@@ -61,8 +61,8 @@ def test_accuracy_repetition_and_agreement_are_those_of_all_inputs_counted(n, p,
     every = list(counted.window_sums(n, p, k))
     of_output = [Counter(each) for each in zip(*every, strict=True)][-n:]
     likeliest = [k - 1, *(max(counts.values()) / len(every) for counts in of_output[k - 1 :])]
-    assert sequences.window_sum_accuracy(n, p, k) == pytest.approx(sum(likeliest) / n, rel=1e-14)
-    told = [sequences.window_sum_repetition(n, p, k), sequences.window_sum_agreement(n, p, k)]
+    assert closed_forms.window_sum_accuracy(n, p, k) == pytest.approx(sum(likeliest) / n, rel=1e-14)
+    told = [closed_forms.window_sum_repetition(n, p, k), closed_forms.window_sum_agreement(n, p, k)]
     assert told == pytest.approx([float(share) for share in counted.counted_pairs(every, n)], rel=1e-14)
 
 
@@ -71,7 +71,7 @@ def test_prefix_sums_never_repeat_and_repeats_do_but_at_boundaries():
     assert counted.counted_pairs(prefixes, 5)[0] == 0
     for n, words, blocks in [(4, 4, 1), (4, 5, 2), (6, 3, 3)]:
         repetition, agreement = counted.counted_pairs(list(counted.repeats(n, words, blocks)), n)
-        assert float(repetition) == pytest.approx(sequences.repeat_repetition(n, blocks), rel=1e-15)
+        assert float(repetition) == pytest.approx(closed_forms.repeat_repetition(n, blocks), rel=1e-15)
         assert agreement == Fraction(1, blocks)
 
 
@@ -83,26 +83,26 @@ def test_a_model_that_knows_prefix_sums_do_not_repeat_is_between_plateau_and_flo
     for i, _ in pairwise(range(n)):
         pairs, before = Counter(y[i : i + 2] for y in outputs), Counter(y[i] for y in outputs)
         nats -= sum(count / len(outputs) * math.log(count / before[pair[0]]) for pair, count in pairs.items())
-    told = sequences.prefix_sum_without_repeats(n, p)
+    told = closed_forms.prefix_sum_without_repeats(n, p)
     assert told == pytest.approx(nats / (2 * n), rel=1e-14)
-    assert sequences.prefix_sum(n, p).floor < told < sequences.prefix_sum(n, p).plateau
+    assert closed_forms.prefix_sum(n, p).floor < told < closed_forms.prefix_sum(n, p).plateau
 
 
 def test_a_window_of_one_is_a_copy_and_the_last_prefix_of_a_permutation_is_0():
-    window, copy = sequences.window_sum(7, 12, 1), sequences.copy(7, 11)
+    window, copy = closed_forms.window_sum(7, 12, 1), closed_forms.copy(7, 11)
     assert (window.floor, window.marginal) == pytest.approx((copy.floor, copy.marginal), rel=1e-15)
-    assert sequences.prefix_sum(16, 17, distinct=True).outputs[-1] == 0
+    assert closed_forms.prefix_sum(16, 17, distinct=True).outputs[-1] == 0
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: sequences.window_sum(4, 5, 5), "A window takes between 1 and n = 4 numbers, got k = 5"),
-        (lambda: sequences.window_sum(1, 5), "n and p must be at least 2, got n = 1"),
-        (lambda: sequences.prefix_sum(5, 5, distinct=True), "n = p - 1 numbers, got n = 5 and p = 5"),
-        (lambda: sequences.prefix_sum(8, 9, distinct=True), "p must be an odd prime, got 9"),
-        (lambda: sequences.repeat(16, 16, 3), "blocks must divide n and be at most words, got 3"),
-        (lambda: sequences.copy(4, 4).with_right(5), "count must be between 0 and 4, got 5"),
+        (lambda: closed_forms.window_sum(4, 5, 5), "A window takes between 1 and n = 4 numbers, got k = 5"),
+        (lambda: closed_forms.window_sum(1, 5), "n and p must be at least 2, got n = 1"),
+        (lambda: closed_forms.prefix_sum(5, 5, distinct=True), "n = p - 1 numbers, got n = 5 and p = 5"),
+        (lambda: closed_forms.prefix_sum(8, 9, distinct=True), "p must be an odd prime, got 9"),
+        (lambda: closed_forms.repeat(16, 16, 3), "blocks must divide n and be at most words, got 3"),
+        (lambda: closed_forms.copy(4, 4).with_right(5), "count must be between 0 and 4, got 5"),
     ],
 )
 def test_sizes_without_a_closed_form_are_refused(call, says):
