@@ -34,6 +34,7 @@ def descend(
     sampling: Sampling = "without_replacement",
     key: PRNGKeyArray | None = None,
     stream: Callable | None = None,
+    held_out: Callable | None = None,
     optimizer: Callable | None = None,
     step: Callable | None = None,
     save_steps: np.ndarray | None = None,
@@ -49,7 +50,9 @@ def descend(
     sampling    without_replacement: a fresh permutation each epoch (an incomplete last batch is left out);
                 with_replacement: independent draws each step
     stream      `stream(step) -> (batch, ...)`, fresh arguments of the loss for each step, made inside the compiled loop, such as
-                `tasks.sequences.Fresh(task, size, key)`; then `data` is what the loss is measured on at the save points
+                `tasks.sequences.Fresh(task, size, key)`
+    held_out    the same for each save point, in place of `data`: what the loss is measured on, and what `save` and
+                `invariants` see
     optimizer   learning_rate -> optax optimizer, such as `optax.adam`, `functools.partial(optax.adam, b1=0.95)` or one of
                 `gradflow.dynamics.optimizers`; None: plain descent. It is called with a traced learning rate, so that
                 another rate needs no new compilation; another function object does, so reuse a partial or a lambda
@@ -68,9 +71,11 @@ def descend(
         optimizer is None or step is None, "Say either optimizer or step: a step in other variables is plain descent."
     )
     require(stream is None or batch_size is None, "Say either batch_size or stream: a stream makes its own batches.")
-    minibatches = Stream(stream) if stream else Minibatches.plan(data, batch_size, sampling, key)
+    require(held_out is None or not data, "Say either data or held_out: the loss is measured on one of them.")
+    require(held_out is None or stream is not None, "Training needs data: say stream, too, where held_out is said.")
+    minibatches = Stream(stream, held_out) if stream else Minibatches.plan(data, batch_size, sampling, key)
     params, data = as_arrays(params), as_arrays(data)
-    require_real_loss(loss, params, data)
+    require_real_loss(loss, params, minibatches.seen(jnp.zeros((), int), data))
     if optimizer is None:
         rule, memory, name = _Plain(step or _GradientStep(loss)), None, minibatches.name
     else:

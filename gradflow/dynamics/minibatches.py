@@ -52,11 +52,19 @@ class Minibatches(eqx.Module):
             chosen = jax.lax.dynamic_slice_in_dim(order, (step % an_epoch) * self.size, self.size)
         return (jax.tree.map(lambda leaf: leaf[chosen], data[0]), *data[1:])
 
+    def seen(self, step: jax.Array, data: tuple) -> tuple:
+        """The data on which the loss is measured after so many steps: all."""
+        return data
+
 
 class Stream(eqx.Module):
-    """Fresh data each step: `draw(step)` makes the arguments of the loss, the same ones whenever it is asked again."""
+    """Fresh data each step: `draw(step)` makes the arguments of the loss, the same ones whenever it is asked again.
+
+    So does `held_out(step)` those that are looked at; without it the data given.
+    """
 
     draw: Callable
+    held_out: Callable | None
 
     @property
     def name(self) -> str:
@@ -65,6 +73,10 @@ class Stream(eqx.Module):
     def at(self, step: jax.Array, data: tuple) -> tuple:
         """The data of one step."""
         return self.draw(step)
+
+    def seen(self, step: jax.Array, data: tuple) -> tuple:
+        """The data on which the loss is measured after so many steps."""
+        return self.held_out(step) if self.held_out else data
 
 
 def sample_count(data: tuple) -> int:

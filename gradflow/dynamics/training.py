@@ -49,14 +49,13 @@ def train(
     ascending = whole and save_steps[0] == 0 and bool((np.diff(save_steps) > 0).all()) and save_steps[-1] == steps
     require(ascending, f"save_steps must be whole numbers that ascend from 0 to steps = {steps}.")
     save_steps = save_steps.astype(int)
-    watch = Watch.begin(loss, save, invariants, params, data)
+    watch = Watch.begin(loss, save, invariants, params, minibatches.seen(jnp.zeros((), int), data))
 
     began = time.perf_counter()
-    observe = eqx.filter_jit(watch)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     rate, no_work = jnp.asarray(learning_rate, dtype), jnp.zeros((), dtype)
     state = _Training(params, memory, no_work, jnp.zeros((), int), jnp.array(True))
-    kept = state, [observe(state.params, state.dissipated, *data)]
+    kept = state, [_observe(watch, minibatches, state, data)]
     require_finite_start(kept[1][0].loss, params)
     file = None
     if checkpoint is not None:
@@ -68,7 +67,7 @@ def train(
         try:
             for until in save_steps[len(kept[1]) :]:
                 state = _advance(rule, minibatches, state, data, rate, jnp.asarray(until))
-                seen = observe(state.params, state.dissipated, *data)
+                seen = _observe(watch, minibatches, state, data)
                 if not (bool(state.finite) and math.isfinite(seen.loss)):
                     step, names = int(state.step), not_finite(state.params) or "loss or gradient"
                     status = (
@@ -110,6 +109,12 @@ class _Training(eqx.Module):
     dissipated: jax.Array
     step: jax.Array
     finite: jax.Array
+
+
+@eqx.filter_jit
+def _observe(watch, minibatches, state, data) -> Saved:
+    """What is kept of the run where it is."""
+    return watch(state.params, state.dissipated, *minibatches.seen(state.step, data))
 
 
 def _joined(saved: list[Saved]) -> Saved:

@@ -154,15 +154,32 @@ def logits(weights: Transformer, tokens: Int[Array, " i"], tap: Tap = untouched)
     return _run(weights, tokens, jnp.arange(tokens.size), None, tap)[0]
 
 
-def losses(weights: Transformer, tokens: Int[Array, " T"], tap: Tap = untouched) -> Float[Array, " T-1"]:
-    """Cross-entropy of each token but the first, given those before it, in nats."""
-    predicted = jax.nn.log_softmax(logits(weights, tokens[:-1], tap))
-    return -jnp.take_along_axis(predicted, tokens[1:, None], axis=-1)[:, 0]
+def cross_entropy(logits: Float[Array, "i v"], tokens: Int[Array, " i+1"]) -> Float[Array, " i"]:
+    """Cross-entropy of each token but the first, in nats."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[1:, None], axis=-1)[:, 0]
 
 
-def loss(weights: Transformer, batch: Int[Array, "b T"], tap: Tap = untouched) -> Float[Array, ""]:
-    """Mean cross-entropy over all predicted tokens of a batch, random inputs too."""
-    return jax.vmap(lambda tokens: losses(weights, tokens, tap))(batch).mean()
+def no_tap(tokens: Int[Array, " T"], *rest) -> Tap:
+    """What intervenes on a sequence where nothing does."""
+    return untouched
+
+
+class Loss(eqx.Module):
+    """Mean cross-entropy over all predicted tokens of a batch, random inputs too: called with weights, a batch (b, T), and more.
+
+    `tap_for(tokens, *rest)` is the tap that intervenes on a sequence; `rest` is what the loss was given besides the batch.
+    """
+
+    tap_for: Callable[..., Tap] = no_tap
+
+    def __call__(self, weights: Transformer, batch: Int[Array, "b T"], *rest) -> Float[Array, ""]:
+        def of_one(tokens):
+            return cross_entropy(logits(weights, tokens[:-1], self.tap_for(tokens, *rest)), tokens)
+
+        return jax.vmap(of_one)(batch).mean()
+
+
+loss = Loss()
 
 
 def observe(

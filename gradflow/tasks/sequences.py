@@ -8,6 +8,7 @@ predicted at position prompt + t - 1, its row of the attention map.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -26,9 +27,13 @@ class Task:
     losses      `tasks.closed_forms.Losses` in closed form, or None
     draw        (key, size) -> (size, prompt): random prompts
     answer      (prompt,) -> (outputs,): the output of one of them
-    optimal     what attention needs to see (below), or None
+    optimal     (length,) -> (strategies, layers, outputs, length - 1): the entries of the attention map that a sequence needs, for each
+                way of solving the task that is known, from the first layer on
+    strategies  their names
     pairs       the pairs of output rows whose hidden states are compared; default: all
     """
+
+    strategies: ClassVar[tuple[str, ...]] = ("optimal",)
 
     @property
     def length(self) -> int:
