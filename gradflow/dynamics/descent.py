@@ -80,7 +80,7 @@ def descend(
         rule, memory, name = _Plain(step or _GradientStep(loss)), None, minibatches.name
     else:
         rule, memory = _Optax(loss, optimizer), _start(optimizer, learning_rate, params)
-        name = f"{minibatches.name}, {_name(optimizer)}"
+        name = f"{minibatches.name}, {optimizer_name(optimizer)}"
     return train(
         rule, memory, loss, params, data, minibatches=minibatches, learning_rate=learning_rate, steps=steps,
         save_steps=save_steps, save=save, invariants=invariants, checkpoint=checkpoint, show_progress=show_progress,
@@ -133,13 +133,13 @@ def _start(optimizer: Callable, learning_rate: float, params: PyTree) -> PyTree:
         memory = as_arrays(optimizer(learning_rate).init(params))
         after = jax.eval_shape(update, jnp.asarray(learning_rate), params, memory)
     except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{wanted}; {_name(optimizer)} fails: {first_line(error)}") from error
+        raise InputError(f"{wanted}; {optimizer_name(optimizer)} fails: {first_line(error)}") from error
     same = jax.eval_shape(lambda *pair: pair, params, memory) == after
-    require(same, f"{wanted}; {_name(optimizer)} does not keep the shapes and types of its state.")
+    require(same, f"{wanted}; {optimizer_name(optimizer)} does not keep the shapes and types of its state.")
     return memory
 
 
-def _name(optimizer: Callable) -> str:
+def optimizer_name(optimizer: Callable) -> str:
     """An optimizer's name, with what was bound to it."""
     if isinstance(optimizer, functools.partial):
         bound = [*map(str, optimizer.args), *(f"{k}={v}" for k, v in optimizer.keywords.items())]
