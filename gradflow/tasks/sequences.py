@@ -116,3 +116,7 @@ def _with_separator(x: Int[Array, "size n"], separator: int) -> Int[Array, "size
 def _without_first(pairs: Bool[np.ndarray, "outputs outputs"]) -> Bool[np.ndarray, "outputs outputs"]:
     pairs[:, 0] = False
     return pairs
+
+
+PAPER = {"window_sum": WindowSum()}
+SMALL = {"window_sum": WindowSum(n=8, p=11)}
