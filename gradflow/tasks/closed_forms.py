@@ -32,14 +32,14 @@ class Losses:
     positions   number of tokens that are predicted
     inputs      nats of the inputs among these
     outputs     entropy of each output by itself, in nats
-    first       how many outputs, from the first on, are right on the plateau
+    first       how many outputs, from the first on, are right on the plateau; None where that is not known
     """
 
     vocabulary: int
     positions: int
     inputs: float
     outputs: tuple[float, ...]
-    first: int
+    first: int | None = None
 
     def with_right(self, count: int) -> float:
         """The loss where the first `count` outputs are right and the others at their marginals."""
@@ -56,7 +56,8 @@ class Losses:
 
     @property
     def plateau(self) -> float:
-        return self.with_right(self.first)
+        """NaN where it is not known which outputs are right first."""
+        return math.nan if self.first is None else self.with_right(self.first)
 
     @property
     def floor(self) -> float:
@@ -87,7 +88,7 @@ def entropy(probabilities: Iterable[float]) -> float:
 
 def entropy_of_residue(zero: float, p: int) -> float:
     """Entropy of a residue mod p that is 0 with probability `zero` and all others equally often."""
-    return entropy([zero, *[(1 - zero) / (p - 1)] * (p - 1)])
+    return entropy([zero, 1 - zero]) + (1 - zero) * math.log(p - 1)
 
 
 # --------------------------------------------------------------------------------------------------------- tasks
@@ -123,8 +124,30 @@ def prefix_sum_without_repeats(n: int, p: int) -> float:
     return (n - 1) * math.log(p - 1) / n
 
 
+def concatenated_sums(n: int, p: int, windows: tuple[int, ...]) -> Losses:
+    """Outputs that are each the sum of some of the n inputs, as many as `windows` says; the separator is token p."""
+    for k in windows:
+        _require_window(n, p, k)
+    of_sum = {k: entropy_of_residue(chance_of_zero(k, p), p) for k in set(windows)}
+    return Losses(p + 1, n + len(windows), (n - 1) * math.log(p - 1), tuple(of_sum[k] for k in windows))
+
+
+def addition(digits: int, units_first: bool = True) -> Losses:
+    """a+b= and the sum of two numbers uniform on 0..N-1, N = 10^digits, in base 10; tokens 10 and 11 are + and =.
+
+    Every digit of the sum is uniform, for those of a are and no carry depends on them; the last carry is 1 where a + b >= N,
+    with probability (N-1) / (2N). This carry is said to be right before the digits; `first` counts from the units and cannot tell it.
+    """
+    require(digits >= 1, f"digits must be at least 1, got {digits}.")
+    carry = (10**digits - 1) / (2 * 10**digits)
+    outputs = (math.log(10),) * digits, (entropy([carry, 1 - carry]),)
+    low, high = outputs if units_first else outputs[::-1]
+    return Losses(12, 3 * digits + 2, (2 * digits - 1) * math.log(10), low + high)
+
+
 def copy(n: int, words: int) -> Losses:
     """y = x, or x reversed, with x_i uniform on 1..words; the separator is token 0. On the plateau y_1 is right."""
+    _require_words(n, words)
     return Losses(words + 1, 2 * n, (n - 1) * math.log(words), (math.log(words),) * n, first=1)
 
 
@@ -133,6 +156,7 @@ def repeat(n: int, words: int, blocks: int) -> Losses:
 
     On the plateau the first block is right.
     """
+    _require_words(n, words)
     fits = 1 <= blocks <= words and n % blocks == 0
     require(fits, f"blocks must divide n and be at most words, got {blocks}.")
     return Losses(words + 2, 2 * n, (n - 1) * math.log(words), (math.log(words),) * n, first=n // blocks)
@@ -140,12 +164,14 @@ def repeat(n: int, words: int, blocks: int) -> Losses:
 
 def histogram(n: int, words: int) -> Losses:
     """y_i = #{j: x_j = x_i}, 1 + Binomial(n - 1, 1/words); the separator is token 0. No output is easier than another."""
+    _require_words(n, words)
     chances = [math.comb(n - 1, c) * (words - 1) ** (n - 1 - c) / words ** (n - 1) for c in range(n)]
     return Losses(max(n, words) + 1, 2 * n, (n - 1) * math.log(words), (entropy(chances),) * n, first=0)
 
 
 def permutation(n: int, words: int) -> Losses:
     """x, 0, a permutation of 1..n, 0, and x permuted, x_i uniform on `words` tokens. A permutation has ln n! nats."""
+    _require_words(n, words)
     inputs = (n - 1) * math.log(words) + math.log(math.factorial(n))
     return Losses(n + words + 1, 3 * n + 1, inputs, (math.log(words),) * n, first=0)
 
@@ -202,3 +228,7 @@ def uniform_progress(entries, columns, rows):
 def _require_window(n: int, p: int, k: int) -> None:
     require(n >= 2 and p >= 2, f"n and p must be at least 2, got n = {n} and p = {p}.")
     require(1 <= k <= n, f"A window takes between 1 and n = {n} numbers, got k = {k}.")
+
+
+def _require_words(n: int, words: int) -> None:
+    require(n >= 2 and words >= 2, f"n and words must be at least 2, got n = {n} and words = {words}.")

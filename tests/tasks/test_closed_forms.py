@@ -1,9 +1,9 @@
 """Closed-form losses of sequence tasks: the published digits, counts over all inputs, and what the formulas say at their ends."""
 
+import itertools
 import math
 from collections import Counter
 from fractions import Fraction
-from itertools import pairwise
 
 import pytest
 import sympy as sp
@@ -46,6 +46,44 @@ def test_the_levels_are_those_of_all_inputs_counted(task):
         assert losses.floor <= losses.plateau <= losses.marginal <= losses.initial
 
 
+def of_all(every, losses):
+    """The same without a plateau, of which nothing is claimed."""
+    initial, marginal, _, floor = counted.counted_levels(every, len(losses.outputs), 0)
+    assert math.isnan(losses.plateau)
+    return [initial, marginal, floor] == pytest.approx(
+        [losses.initial, losses.marginal, losses.floor], rel=1e-13
+    )  # rounding
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "ends"), [(5, 4, ((0, 1), (1, 2), (1, 3), (2, 4), (2, 5))), (3, 6, ((0, 3), (0, 1), (1, 3)))]
+)
+def test_the_levels_of_concatenated_sums_are_those_of_all_inputs_counted(n, p, ends):
+    every = [(*x, p, *(sum(x[i:j]) % p for i, j in ends)) for x in itertools.product(range(1, p), repeat=n)]
+    assert of_all(every, closed_forms.concatenated_sums(n, p, tuple(j - i for i, j in ends)))
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+@pytest.mark.parametrize("units_first", [True, False])
+def test_the_levels_of_addition_are_those_of_all_pairs_counted(digits, units_first):
+    every = []
+    for a, b in itertools.product(range(10**digits), repeat=2):
+        total = f"{a + b:0{digits + 1}}"
+        every.append(tuple(f"{a:0{digits}}+{b:0{digits}}=" + (total[::-1] if units_first else total)))
+    # characters are not numbers: 0..9 stand for those, : and ; come after 9
+    every = [
+        tuple(ord(each) - ord("0") for each in "".join(text).replace("+", ":").replace("=", ";")) for text in every
+    ]
+    losses = closed_forms.addition(digits, units_first)
+    assert of_all(every, losses)
+    carries = [text[-1 if units_first else -digits - 1] for text in every]
+    carry = losses.outputs[-1 if units_first else 0]
+    assert carry == pytest.approx(
+        closed_forms.entropy(count / len(every) for count in Counter(carries).values()), rel=1e-14
+    )
+    assert carry < math.log(2)
+
+
 @pytest.mark.parametrize("p", [2, 3, 6, 7])  # a modulus needs not be prime
 def test_a_sum_is_0_as_often_as_convolution_says_and_other_residues_equally_often(p):
     step = [Fraction(0), *[Fraction(1, p - 1)] * (p - 1)]
@@ -80,7 +118,7 @@ def test_a_model_that_knows_prefix_sums_do_not_repeat_is_between_plateau_and_flo
     n, p = 5, 4
     outputs = [each[-n:] for each in counted.prefix_sums(n, p)]
     nats = (n - 1) * math.log(p - 1)
-    for i, _ in pairwise(range(n)):
+    for i, _ in itertools.pairwise(range(n)):
         pairs, before = Counter(y[i : i + 2] for y in outputs), Counter(y[i] for y in outputs)
         nats -= sum(count / len(outputs) * math.log(count / before[pair[0]]) for pair, count in pairs.items())
     told = closed_forms.prefix_sum_without_repeats(n, p)
@@ -102,6 +140,8 @@ def test_a_window_of_one_is_a_copy_and_the_last_prefix_of_a_permutation_is_0():
         (lambda: closed_forms.prefix_sum(5, 5, distinct=True), "n = p - 1 numbers, got n = 5 and p = 5"),
         (lambda: closed_forms.prefix_sum(8, 9, distinct=True), "p must be an odd prime, got 9"),
         (lambda: closed_forms.repeat(16, 16, 3), "blocks must divide n and be at most words, got 3"),
+        (lambda: closed_forms.copy(4, 1), "n and words must be at least 2, got n = 4 and words = 1"),
+        (lambda: closed_forms.concatenated_sums(4, 5, (1, 5)), "A window takes between 1 and n = 4 numbers, got k = 5"),
         (lambda: closed_forms.copy(4, 4).with_right(5), "count must be between 0 and 4, got 5"),
     ],
 )
