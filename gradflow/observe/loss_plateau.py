@@ -93,6 +93,7 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
         "loss_floor": (np.median(loss[late]), "loss at the end, median over the last tenth", "nat"),
         "first_known": (first, "step from which the first output is right in half of the sequences", "1"),
         "accuracy_half": (half, "step at which the accuracy has made half of its rise", "1"),
+        "accuracy_50": (first_upward_crossing(step, accuracy, 0.5).time, "step from which half of the outputs are right", "1"),
         "accuracy_99": (first_upward_crossing(step, accuracy, 0.99).time, "step from which 99 % of the outputs are right", "1"),
         "accuracy_end": (accuracy[-1], "share of right outputs at the end", "1"),
         "progress_half": (ahead, "step at which attention progress has made half of its rise", "1"),

@@ -26,8 +26,8 @@ def draw_all(runs: xr.Dataset, summary: xr.Dataset, folder: Path) -> list[Path]:
 
 
 def typical(summary: xr.Dataset) -> int:
-    """The seed whose accuracy passes 1/2 at the median step; one that never does counts as the latest."""
-    steps = summary["accuracy_half"].fillna(np.inf).values
+    """The seed of which half of the outputs are right at the median step; one that never does counts as the latest."""
+    steps = summary["accuracy_50"].fillna(np.inf).values
     return int(summary["seed"][np.argsort(steps, kind="stable")[steps.size // 2]])
 
 

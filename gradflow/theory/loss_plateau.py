@@ -1,6 +1,7 @@
 """What Gopalani and Hu (2025), arXiv 2506.13688, say of loss plateaus, and what the closed forms say, against trainings over several seeds."""
 
 import math
+from itertools import pairwise
 
 import xarray as xr
 
@@ -33,3 +34,40 @@ def claims(summary: xr.Dataset) -> list[Claim]:
         at_least("outputs repeat on the plateau", paper(3), "5 x the data's", repeats, 5, "median on the plateau over the data's"),
         at_least("attention is ahead of the accuracy", paper(4), "by > 0 steps", median("lead"), 0, "each at half of its rise"),
     ]  # fmt: skip
+
+
+def intervention_claims(results: xr.Dataset) -> list[Claim]:
+    """The claims on `simulations.loss_plateau_interventions`, over `intervention` and `seed`; each is judged by median seeds.
+
+    A number is the step from which half of the outputs are right; where that never came, the last one, which it is later than.
+    """
+    half = results["accuracy_50"].fillna(float(results["step"][-1])).median("seed")
+    steps = {str(name): float(half.sel(intervention=name)) for name in half["intervention"].values}
+    collapse, repeats = (results[name].median("seed") for name in ("cosine_plateau", "repetition_plateau"))
+    section, without = "Gopalani and Hu 2025, section 4", steps["none"]
+    strengths = {float(name[4:]): name for name in steps if name.startswith("c = ") and "from" not in name} | {
+        1.0: "none"
+    }
+    ordered = [strengths[c] for c in sorted(strengths)]
+    starts = sorted((name for name in steps if "from" in name), key=lambda name: int(name.rpartition(" ")[2]))
+
+    def falls(name: str, values: list[float]) -> Claim:
+        """Values that fall from one to the next; the number is the largest ratio of neighbours."""
+        largest = max((b / a for a, b in pairwise(values)), default=math.nan)
+        return at_most(name, section, "each < the one before", largest, 1 - 1e-9, "largest ratio of neighbours")
+
+    claims = [falls("the stronger the bias c, the earlier outputs are right", [steps[name] for name in ordered])]
+    for text, of in {"hidden states collapse": collapse, "outputs repeat": repeats}.items():
+        values = [float(of.sel(intervention=name)) for name in (ordered[0], ordered[-1])]
+        claims.append(falls(f"... and the less {text}, least to largest c", values))
+    claims.append(
+        falls("the earlier the bias begins, the earlier outputs are right", [steps[name] for name in reversed(starts)])
+    )
+    for part, sooner in {"KQ": True, "KQOV": True, "MLP": False, "embeddings": False}.items():
+        if f"{part} copied" in steps:
+            ratio = steps[f"{part} copied"] / without
+            judge, wanted = (at_most, "earlier than without") if sooner else (at_least, "not much earlier than without")
+            claims.append(
+                judge(f"{part} of a trained model, frozen", section, wanted, ratio, 0.75, "step over that of `none`")
+            )
+    return claims
