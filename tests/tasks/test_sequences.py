@@ -1,6 +1,7 @@
 """Sequence tasks against definitions in plain Python, all their sequences against enumeration, and what each output needs."""
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -33,11 +34,26 @@ PAPER = [
     *(ConcatenatedSums(mix) for mix in MIXES),
 ]  # fmt: skip
 AWKWARD = [
-    WindowSum(2, 2, 2), WindowSum(3, 6, 3), WindowSum(5, 7, 1), WindowSum(13, 4, 5), PrefixSum(2, 2), PrefixSum(7, 9),
-    PrefixSum(2, 3, distinct=True), PrefixSum(12, 13, distinct=True), Addition(1), Addition(3, units_first=False), Addition(12),
-    Permutation(2, 5), Permutation(13, 2, power=4), Permutation(5, 7, power=7), Histogram(3, 7), Histogram(13, 2),
-    Copy(3, 30), Copy(7, 2, reverse=True), Repeat(3, 3, 3), Repeat(13, 4, 1), Repeat(10, 6, 5), ConcatenatedSums("124_stair_653", p=3),
+    WindowSum(2, 2, 2), WindowSum(5, 7, 1), WindowSum(13, 4, 5), PrefixSum(7, 9), PrefixSum(12, 13, distinct=True), Addition(1),
+    Addition(3, units_first=False), Addition(10), Permutation(2, 5), Permutation(5, 7, power=7), Histogram(13, 2),
+    Copy(7, 2, reverse=True), Repeat(3, 3, 3), Repeat(10, 6, 5), ConcatenatedSums("124_stair_653", p=3),
 ]  # fmt: skip
+
+
+@functools.cache
+def batch(task) -> tuple[np.ndarray, np.ndarray]:
+    """2000 sequences, and what the first 20 need of the attention map. Prompts are drawn outside of what is compiled for a task alone."""
+
+    def finish(prompts):
+        tokens = task.complete(prompts)
+        return tokens, jax.vmap(task.optimal)(tokens[:20])
+
+    return tuple(map(np.asarray, jax.jit(finish)(task.draw(jax.random.key(5), 2000))))
+
+
+def needed(task) -> np.ndarray:
+    """(strategies, layers, outputs, length - 1), where it is the same for all sequences."""
+    return batch(task)[1][0]
 
 
 def defined(task, prompt: list[int]) -> list[int]:
@@ -77,10 +93,10 @@ def defined(task, prompt: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("task", PAPER + AWKWARD, ids=str)
 def test_outputs_are_those_of_the_definition(task):
-    tokens = np.asarray(task.sample(jax.random.key(0), 40))
-    assert tokens.shape == (40, task.length) and tokens.dtype == np.int32
+    tokens, _ = batch(task)
+    assert tokens.shape == (2000, task.length) and tokens.dtype == np.int32
     assert tokens.min() >= 0 and tokens.max() < task.vocabulary
-    for each in tokens.tolist():
+    for each in tokens[:40].tolist():
         assert each[task.prompt :] == defined(task, each[: task.prompt])
     assert task.losses.positions == task.length - 1
     assert np.array_equal(task.rows + 1, np.arange(task.prompt, task.length))  # the next token is the output
@@ -167,21 +183,21 @@ def test_the_losses_are_those_of_all_sequences(task, every):
 
 @pytest.mark.parametrize(
     "task",
-    [WindowSum(4, 5), PrefixSum(4, 5, distinct=True), PrefixSum(3, 4), Addition(1), Permutation(3, 2), Histogram(4, 3),
-     Copy(3, 5), Repeat(4, 3, 2)],
+    [WindowSum(4, 5), PrefixSum(4, 5, distinct=True), Addition(1), Permutation(3, 2)],
     ids=str,
 )  # fmt: skip
 def test_every_sequence_is_drawn_equally_often(task):
     """Jointly, so that tokens of a prompt are independent; 100 of each are expected."""
     every = every_sequence(task)
-    drawn, counts = np.unique(task.sample(jax.random.key(3), 100 * len(every)), axis=0, return_counts=True)
+    draw = jax.jit(lambda key: task.sample(key, 100 * len(every)))
+    drawn, counts = np.unique(draw(jax.random.key(3)), axis=0, return_counts=True)
     assert np.array_equal(drawn, np.unique(every, axis=0))
     assert chisquare(counts).pvalue > 1e-3  # fixed key: one in a thousand keys would fail
 
 
 @pytest.mark.parametrize("task", PAPER, ids=str)
 def test_each_token_of_a_prompt_is_uniform_on_its_range(task):
-    prompts = np.asarray(jax.jit(lambda key: task.draw(key, 4000))(jax.random.key(5)))
+    prompts = batch(task)[0][:, : task.prompt]
     words = {
         Addition: lambda i: range(10), Permutation: lambda i: range(17, 33) if i < 16 else range(1, 17), Histogram: lambda i: range(1, 13),
     }.get(type(task), lambda i: range(1, 17))  # fmt: skip
@@ -199,24 +215,24 @@ def test_each_token_of_a_prompt_is_uniform_on_its_range(task):
 
 @pytest.mark.parametrize("task", [PrefixSum(), PrefixSum(distinct=True), Permutation()], ids=str)
 def test_permutations_and_only_these_have_no_token_twice(task):
-    prompts = np.asarray(task.draw(jax.random.key(2), 200))
+    prompts = batch(task)[0][:, : task.prompt]
     x, last = np.sort(prompts[:, :16]), np.sort(prompts[:, -17:-1])
     assert (np.diff(last) > 0).all() == (task != PrefixSum())
     assert (np.diff(x) > 0).all() == (task == PrefixSum(distinct=True))
 
 
-@pytest.mark.parametrize("task", [Copy(2, 2), PrefixSum(2, 3, distinct=True), Permutation(2, 2)], ids=str)
+@pytest.mark.parametrize("task", [Copy(2, 2), PrefixSum(2, 3, distinct=True)], ids=str)
 def test_rows_of_a_batch_are_independent(task):
-    batch = np.asarray(task.sample(jax.random.key(11), 20_000))
-    ways = len(every_sequence(task))
+    tokens = np.asarray(jax.jit(lambda key: task.sample(key, 20_000))(jax.random.key(11)))
+    ways = math.prod(part.ways for part in task.parts)
     for stride in (1, 10_000):  # neighbours, and halves
-        pairs = np.concatenate([batch, np.roll(batch, stride, axis=0)], axis=1)[:: 2 if stride == 1 else 1][:10_000]
+        pairs = np.concatenate([tokens, np.roll(tokens, stride, axis=0)], axis=1)[:: 2 if stride == 1 else 1][:10_000]
         counts = np.unique(pairs, axis=0, return_counts=True)[1]
         assert len(counts) == ways**2
         assert chisquare(counts).pvalue > 1e-3  # fixed key
 
 
-@pytest.mark.parametrize("task", [WindowSum(), Addition(), Permutation(), PrefixSum(distinct=True)], ids=str)
+@pytest.mark.parametrize("task", [Addition(), Permutation()], ids=str)
 def test_a_key_tells_the_batch_compiled_or_not_and_each_step_has_another(task):
     stream = Fresh(task, 64, jax.random.key(1))
     first, again, compiled, second = (
@@ -233,12 +249,6 @@ def test_a_key_tells_the_batch_compiled_or_not_and_each_step_has_another(task):
 
 
 # ------------------------------------------------------------------------------------------------ what each output needs
-
-
-def needed(task, tokens=None) -> np.ndarray:
-    """(strategies, layers, outputs, length - 1); by default of any sequence."""
-    tokens = task.sample(jax.random.key(0), 1)[0] if tokens is None else tokens
-    return np.asarray(task.optimal(tokens))
 
 
 def published(task) -> list[set[int]]:
@@ -281,55 +291,61 @@ def test_a_uniform_causal_map_has_the_progress_of_the_closed_form(task):
 
 @pytest.mark.parametrize("task", PAPER + AWKWARD, ids=str)
 def test_no_row_needs_what_it_cannot_see(task):
-    for tokens in task.sample(jax.random.key(0), 3):
-        assert not (needed(task, tokens) & (np.arange(task.length - 1) > task.rows[:, None])).any()
+    assert not (batch(task)[1] & (np.arange(task.length - 1) > task.rows[:, None])).any()
 
 
 def determined(known: np.ndarray, output: np.ndarray) -> bool:
     """Whether no two sequences share what is known and differ in the output."""
-    both = np.concatenate([known, output[:, None]], axis=1)
-    return len(np.unique(known, axis=0)) == len(np.unique(both, axis=0))
+    code = known @ 20 ** np.arange(known.shape[1])  # a number for each, tokens are below 20
+    return len(np.unique(code)) == len(np.unique(20 * code + output))
 
 
 ONE_LAYER = [
     WindowSum(4, 5), WindowSum(4, 4, 1), WindowSum(5, 3, 3), PrefixSum(4, 5), PrefixSum(6, 7, distinct=True), Addition(2),
     Addition(2, units_first=False), Copy(4, 3), Copy(4, 3, reverse=True), Repeat(4, 3, 2), Repeat(6, 2, 1),
-    *(ConcatenatedSums(mix, p=3) for mix in MIXES),
+    ConcatenatedSums("123_disjoint_454", p=3), ConcatenatedSums("124_stair_653", p=3),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("task", ONE_LAYER, ids=str)
 def test_the_entries_suffice_and_without_any_of_them_the_output_is_open(task):
-    """Over all sequences; addition reads the carry off the row's own token, too. A window is said to reach back to x_1 where y_i = x_i."""
-    every = np.asarray(every_sequence(task))
+    """Over all sequences. Addition reads the carry off the row's own token, too, and other rows may do without what is said below."""
+    every = np.asarray(every_sequence(task)).astype(int)
     for t, row in enumerate(needed(task)[0, 0]):
-        columns, output = np.flatnonzero(row).tolist(), every[:, task.prompt + t]
-        own = [task.prompt - 1 + t] if isinstance(task, Addition) and task.units_first else []
+        columns, output, own = np.flatnonzero(row).tolist(), every[:, task.prompt + t], []
+        spare = []
+        match task:
+            case Addition(digits=n, units_first=True):
+                own = [task.prompt - 1 + t]
+                spare = [n - 1, 2 * n] if t == 1 else []  # no carry into the units: y_1 and one of them tell the other
+            case WindowSum(k=k):
+                spare = columns[:-1] if t < k - 1 else []  # y_i = x_i
+            case PrefixSum(n=n, distinct=True):
+                spare = columns if t == n - 1 else []  # of all of 1..p-1 the sum is 0
         assert determined(every[:, columns + own], output)
-        copied = isinstance(task, WindowSum) and t < task.k - 1
-        for dropped in [t] if copied else columns:
-            # of distinct inputs the last sum is always 0, and nothing need be known
-            open = not (isinstance(task, PrefixSum) and task.distinct and t == task.n - 1)
-            assert determined(every[:, [c for c in columns + own if c != dropped]], output) != open
+        for dropped in columns:
+            assert determined(every[:, [c for c in columns + own if c != dropped]], output) == (dropped in spare)
+        if isinstance(task, Addition) and spare:
+            assert not determined(every[:, [c for c in columns + own if c not in spare]], output)  # but not both
 
 
-@pytest.mark.parametrize("task", [Addition(), Addition(9), Addition(4, units_first=False)], ids=str)
+@pytest.mark.parametrize("task", [Addition(), Addition(units_first=False)], ids=str)
 def test_digits_that_are_not_needed_do_not_change_a_digit_of_a_sum(task):
-    one, other = (np.array(task.draw(jax.random.key(each), 4000)) for each in (0, 1))
-    shown = np.asarray(task.complete(one))
+    shown, complete = batch(task)[0], jax.jit(task.complete)
+    one = shown[:, : task.prompt]
+    other = np.roll(one, 1, axis=0)
     for t, row in enumerate(needed(task)[0, 0]):
-        mixed = np.asarray(task.complete(np.where(row[: task.prompt], one, other)))
+        mixed = np.asarray(complete(np.where(row[: task.prompt], one, other)))
         own = task.prompt - 1 + t
         same = mixed[:, own] == shown[:, own] if task.units_first else np.full(len(one), True)
-        assert same.sum() > 200  # own tokens agree by chance, one in ten
+        assert same.sum() > 100  # own tokens agree by chance, one in ten
         assert np.array_equal(mixed[same, own + 1], shown[same, own + 1])
 
 
 @pytest.mark.parametrize("power", [1, 2, 4])
 def test_a_permutation_is_followed_hop_by_hop_or_backwards(power):
     task = Permutation(7, 5, power)
-    for tokens in np.asarray(task.sample(jax.random.key(4), 20)):
-        first, exchanged = needed(task, tokens)
+    for tokens, (first, exchanged) in zip(batch(task)[0], batch(task)[1], strict=False):  # of the first 20 it is known
         assert np.array_equal(exchanged, first[::-1])
         assert first.shape == (power + 1, 7, task.length - 1) and (first.sum(axis=-1) == 1).all()
         hops = first.argmax(axis=-1)
