@@ -82,7 +82,7 @@ class Stream(eqx.Module):
 def _arguments(draw: Callable, step: jax.Array) -> tuple:
     """What is drawn for a step, if it is a tuple: an array would be taken apart into its rows."""
     drawn = draw(step)
-    require(isinstance(drawn, tuple), f"A stream must return the tuple (batch, ...), got {type(drawn).__name__}.")
+    require(isinstance(drawn, tuple), "A stream must return a tuple, (batch, ...): the arguments of the loss.")
     return drawn
 
 

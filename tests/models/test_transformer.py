@@ -429,7 +429,7 @@ def test_what_is_generated_with_a_cache_is_what_whole_passes_give_with_a_tap_too
         outputs[seed, number] = expected = tuple(greedy(weights, start, count, tap.at_once))
         np.testing.assert_array_equal(generated(weights, start, count, jax.tree.map(jnp.asarray, tap)), expected)
     assert len({outputs[1, number] for number in range(4)}) > 1  # else no tap is told from none,
-    assert len(set().union(*outputs.values())) > 3  # nor one token from another
+    assert len(set().union(*outputs.values())) > 2  # nor one token from another
 
 
 def test_without_a_tap_generation_is_that_of_a_tap_that_does_nothing():
