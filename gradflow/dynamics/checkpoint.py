@@ -35,7 +35,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with self.path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 digest, leaves = str(file["digest"]), [file[f"leaf_{index}"] for index in range(len(file.files) - 1)]
         except Exception as error:
             raise InputError(
