@@ -65,10 +65,11 @@ def digest(*parts: Any) -> str:
     leaves, structure = jax.tree.flatten(parts)
     hashed = hashlib.sha256(_lasting(structure))
     for leaf in leaves:
-        array = _plain(leaf) if eqx.is_array_like(leaf) else None
-        hashed.update(
-            _lasting(leaf) if array is None else f"{jnp.result_type(leaf)} {array.shape} ".encode() + array.tobytes()
-        )
+        if eqx.is_array_like(leaf):
+            array = _plain(leaf)
+            hashed.update(f"{jnp.result_type(leaf)} {array.shape} ".encode() + array.tobytes())
+        else:
+            hashed.update(_lasting(leaf))
     return hashed.hexdigest()
 
 

@@ -98,9 +98,8 @@ class _GradientStep(eqx.Module):
 
     def __call__(self, params, learning_rate, *data):
         gradient = jax.grad(self.loss)(params, *data)
-        return jax.tree.map(lambda p, g: (p - learning_rate * g).astype(p.dtype), params, gradient), squared_norm(
-            gradient
-        )
+        moved = jax.tree.map(lambda p, g: (p - learning_rate * g).astype(p.dtype), params, gradient)
+        return moved, squared_norm(gradient)
 
 
 class _Plain(eqx.Module):
