@@ -73,6 +73,9 @@ def descend(
     require(stream is None or batch_size is None, "Say either batch_size or stream: a stream makes its own batches.")
     require(held_out is None or not data, "Say either data or held_out: the loss is measured on one of them.")
     require(held_out is None or stream is not None, "Training needs data: say stream, too, where held_out is said.")
+    require(
+        stream is None or held_out is not None or bool(data), "Say data or held_out, too: what the loss is measured on."
+    )
     minibatches = Stream(stream, held_out) if stream else Minibatches.plan(data, batch_size, sampling, key)
     params, data = as_arrays(params), as_arrays(data)
     require_real_loss(loss, params, minibatches.seen(jnp.zeros((), int), data))
@@ -95,7 +98,8 @@ class _GradientStep(eqx.Module):
 
     def __call__(self, params, learning_rate, *data):
         gradient = jax.grad(self.loss)(params, *data)
-        return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient), squared_norm(gradient)
+        moved = jax.tree.map(lambda p, g: (p - learning_rate * g).astype(p.dtype), params, gradient)
+        return moved, squared_norm(gradient)
 
 
 class _Plain(eqx.Module):

@@ -72,11 +72,18 @@ class Stream(eqx.Module):
 
     def at(self, step: jax.Array, data: tuple) -> tuple:
         """The data of one step."""
-        return self.draw(step)
+        return _arguments(self.draw, step)
 
     def seen(self, step: jax.Array, data: tuple) -> tuple:
         """The data on which the loss is measured after so many steps."""
-        return self.held_out(step) if self.held_out else data
+        return _arguments(self.held_out, step) if self.held_out else data
+
+
+def _arguments(draw: Callable, step: jax.Array) -> tuple:
+    """What is drawn for a step, if it is a tuple: an array would be taken apart into its rows."""
+    drawn = draw(step)
+    require(isinstance(drawn, tuple), "A stream must return a tuple, (batch, ...): the arguments of the loss.")
+    return drawn
 
 
 def sample_count(data: tuple) -> int:

@@ -59,7 +59,7 @@ def train(
     require_finite_start(kept[1][0].loss, params)
     file = None
     if checkpoint is not None:
-        file = Checkpoint(Path(checkpoint), digest(name, learning_rate, save_steps, state, data, minibatches))
+        file = Checkpoint(Path(checkpoint), digest(learning_rate, save_steps, state, data, minibatches, rule, watch))
         kept = _resumed(file, *kept)
     state, status = kept[0], "complete"
     with progress.bar(int(steps), " steps", f"descent, rate {learning_rate:.3g}", show=show_progress) as reports:
@@ -82,7 +82,7 @@ def train(
                     reports, int(until) - reports.n, time=learning_rate * until, steps=int(until), loss=seen.loss
                 )
         except KeyboardInterrupt:
-            status = "interrupted"
+            state, status = kept[0], "interrupted"
     saved = _joined(kept[1])
     if file is not None:
         file.write((kept[0], saved))

@@ -107,12 +107,14 @@ def init(
 
     32 bits suffice for discrete training; give `jnp.float64` for flows. Raises `InputError` for sizes that do not fit.
     """
-    sizes = {"vocabulary": vocabulary, "context": context, "layers": layers, "heads": heads, "width": width}
+    hidden = 4 * width if hidden is None else hidden
+    sizes = {
+        "vocabulary": vocabulary, "context": context, "layers": layers, "heads": heads, "width": width, "hidden": hidden
+    }  # fmt: skip
     for name, size in sizes.items():
         require(size >= 1, f"{name} must be positive, got {size}.")
     require(width % heads == 0, f"width must be a multiple of heads, got width = {width} and heads = {heads}.")
     require(attention in ATTENTION, f"Unknown attention {attention!r}; known are {', '.join(ATTENTION)}.")
-    hidden = 4 * width if hidden is None else hidden
     keys = iter(jax.random.split(key, 3 + 6 * layers))
     small = INITIAL_SCALE / math.sqrt(2 * layers)
 
@@ -150,7 +152,9 @@ def untouched(place: str, value: Array, positions: Array) -> Array:
 
 
 def logits(weights: Transformer, tokens: Int[Array, " i"], tap: Tap = untouched) -> Float[Array, "i v"]:
-    """Logits of the next token at every position."""
+    """Logits of the next token at every position. Raises `InputError` for more tokens than the context holds."""
+    context = len(weights.position_embedding)
+    require(1 <= tokens.size <= context, f"{tokens.size} tokens do not fit into a context of {context}.")
     return _run(weights, tokens, jnp.arange(tokens.size), None, tap)[0]
 
 
@@ -202,6 +206,7 @@ def generate(weights: Transformer, prompt: Int[Array, " i"], count: int, tap: Ta
     """
     context, width = weights.position_embedding.shape
     require(weights.causal, "Only a causal model can generate.")
+    require(count >= 1, f"count must be positive, got {count}.")
     require(
         prompt.size >= 1 and prompt.size + count - 1 <= context,
         f"{prompt.size} + {count} tokens do not fit into a context of {context}.",

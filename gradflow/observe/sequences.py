@@ -72,8 +72,9 @@ class Observer(eqx.Module):
             return transformer.cross_entropy(logits, tokens), at_outputs(task, seen), generated
 
         losses, seen, generated = jax.vmap(of_one)(batch)
-        maps = jnp.stack([value for place, value in seen.items() if place.endswith("/map")], axis=1)  # b layer h g j
-        hidden = {place: value for place, value in seen.items() if not place.endswith("/map")}
+        # each by its name: vmap has sorted the dictionary
+        maps = jnp.stack([seen[f"layers/{index}/map"] for index in range(len(weights.layers))], axis=1)  # b layer h g j
+        hidden = {place: seen[place] for place in hidden_places(weights)}
         cosine = {place: cosines(value) for place, value in hidden.items()}
         return {
             "loss_by_token": losses.mean(axis=0),
@@ -98,6 +99,11 @@ class Observer(eqx.Module):
         return jnp.pad(told, ((0, 0), (0, maps.shape[1] - told.shape[1])), constant_values=jnp.nan)
 
 
+def hidden_places(weights: Transformer) -> list[str]:
+    """The places of hidden states, in order: all but the maps."""
+    return [place for place in transformer.places(len(weights.layers)) if not place.endswith("/map")]
+
+
 def at_outputs(task: Task, seen: dict[str, Array]) -> dict[str, Array]:
     """What was seen at the rows that predict an output."""
     return {place: value[..., task.rows, :] for place, value in seen.items()}
@@ -120,7 +126,6 @@ _VARIABLES = {
 def dataset(run: Trajectory, task: Task, weights: Transformer, learning_rate: float, **attributes) -> xr.Dataset:
     """A run whose `save` was an `Observer`, labelled: over `step`, and token, output, place, strategy, layer, head, column."""
     steps = np.round(run.times / learning_rate).astype(int)
-    hidden = [place for place in transformer.places(len(weights.layers)) if not place.endswith("/map")]
     variables = {
         name: (("step", *dims), np.asarray(run.states[name], float), {"long_name": text, "units": units})
         for name, (dims, text, units) in _VARIABLES.items()
@@ -132,7 +137,7 @@ def dataset(run: Trajectory, task: Task, weights: Transformer, learning_rate: fl
     )
     coordinates = {
         "step": ("step", steps, {"long_name": "training step", "units": "1"}),
-        "place": hidden,
+        "place": hidden_places(weights),
         "strategy": list(task.strategies),
     }
     return xr.Dataset(variables, coordinates, {"method": run.method, "status": run.status, **attributes})
