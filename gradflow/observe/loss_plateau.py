@@ -76,11 +76,10 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
     loss = run["loss"].values
     accuracy = run["accuracy"].mean("output").values
     progress = run["progress"].isel(strategy=0, layer=0).values
-    first, half, ahead = (
-        first_upward_crossing(step, run["accuracy"].isel(output=0).values, 0.5).time,
-        half_rise(step, accuracy).time,
-        half_rise(step, progress).time,
-    )
+    first = first_upward_crossing(step, run["accuracy"].isel(output=0).values, 0.5).time
+    known = first_upward_crossing(step, accuracy, 0.5).time
+    half, ahead = half_rise(step, accuracy).time, half_rise(step, progress).time
+    half = half if math.isfinite(known) else math.nan  # a rise that leads nowhere has no middle
     plateau = find_plateau(step, loss)
     during = (step >= plateau.start.time) & (step <= plateau.end.time)
     cosine, repeats = run["cosine"].sel(place="final").values, run["repetition"].values
@@ -93,7 +92,7 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
         "loss_floor": (np.median(loss[late]), "loss at the end, median over the last tenth", "nat"),
         "first_known": (first, "step from which the first output is right in half of the sequences", "1"),
         "accuracy_half": (half, "step at which the accuracy has made half of its rise", "1"),
-        "accuracy_50": (first_upward_crossing(step, accuracy, 0.5).time, "step from which half of the outputs are right", "1"),
+        "accuracy_50": (known, "step from which half of the outputs are right", "1"),
         "accuracy_99": (first_upward_crossing(step, accuracy, 0.99).time, "step from which 99 % of the outputs are right", "1"),
         "accuracy_end": (accuracy[-1], "share of right outputs at the end", "1"),
         "progress_half": (ahead, "step at which attention progress has made half of its rise", "1"),
