@@ -66,7 +66,7 @@ def test_the_same_key_gives_the_same_numbers_and_another_key_others():
 
 
 def test_channels_that_are_constant_but_for_rounding_do_no_harm():
-    hidden = (OF_CLASS[ANSWERS] + 0.3 * NOISE).at[..., :8].set(jnp.linspace(0.1, 0.7, 8))
+    hidden = (OF_CLASS[ANSWERS] + 0.3 * NOISE).at[..., :8].set(jnp.linspace(0.1, 0.7, 8, dtype=jnp.float32))
     assert (probe(hidden, ANSWERS, KEYS[3]) > 0.99).all()
 
 
