@@ -62,9 +62,9 @@ def probe(
     require(0 <= first_row < rows, f"first_row must be one of the {rows} rows, from 0, got {first_row}.")
     hidden, answers, half = hidden[:, first_row:], answers[:, first_row:], samples // 2
     classes = int(answers.max()) + 1
-    seen, precision = hidden[:half].reshape(-1, width), jnp.finfo(hidden.dtype)
-    rounding = 10 * precision.eps * jnp.abs(seen).max() + precision.tiny  # what a constant channel may vary by
-    hidden = (hidden - seen.mean(axis=0)) / jnp.maximum(seen.std(axis=0), rounding)
+    seen = hidden[:half].reshape(-1, width)
+    spread = seen.std(axis=0)
+    hidden = (hidden - seen.mean(axis=0)) / jnp.where(spread > 0, spread, 1)
     keys = jax.random.split(key, 3)
     weights = Probe(_linear(keys[0], width, units, hidden.dtype), _linear(keys[1], units, classes, hidden.dtype))
     trained = descend(
