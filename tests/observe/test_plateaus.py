@@ -223,6 +223,12 @@ def test_what_a_floor_decides():
     assert find_plateau(t, 0.3 + staircase(t, (0.4, 0.3), (0.3, 0.6)), floor=0.0) == found[0]
 
 
+def test_a_curve_that_had_to_be_averaged_keeps_its_ends():
+    t = np.linspace(0, 1, 400)
+    plateau = find_plateau(t, 1 + 0.04 * np.random.default_rng(10).normal(size=t.size), floor=0.0)
+    assert (plateau.start.time, plateau.end.time) == (0, 1)
+
+
 def test_a_drop_between_two_save_points_lies_between_them():
     plateau = find_plateau(EVEN, np.where(EVEN < 0.505, 1.0, 0.0))
     assert (
