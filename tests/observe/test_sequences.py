@@ -237,15 +237,15 @@ SIZES = {"step": 3, "token": 10, "output": 5, "other_output": 5, "place": 8, "st
 def test_a_run_is_labelled_with_steps_places_strategies_and_units_and_survives_a_file(seen, tmp_path):
     weights, *_, measured, _ = seen
     states = {name: np.stack([value, 2 * value, 3 * value]) for name, value in measured.items()}
-    # 0.1 times 3 is more than 0.3, and divided by 0.1 it is more than 3
+    # 0.1 times 43, divided by 0.1, is less than 43
     run = Trajectory(
-        0.1 * np.array([0, 3, 1000]), states, np.array([3.0, 2, 1]), np.zeros(3), {}, weights, "by hand", Cost()
+        0.1 * np.array([0, 43, 1000]), states, np.array([3.0, 2, 1]), np.zeros(3), {}, weights, "by hand", Cost()
     )
     data = sequences.dataset(run, TASK, weights, 0.1, seed=7)
     assert {name: variable.dims[1:] for name, variable in data.items()} == DIMENSIONS
     assert all(variable.dims[0] == "step" for variable in data.values())
     assert dict(data.sizes) == SIZES | {"column": 10}
-    assert data.step.values.tolist() == [0, 3, 1000] and data.step.dtype.kind == "i"
+    assert data.step.values.tolist() == [0, 43, 1000] and data.step.dtype.kind == "i"
     assert data.place.values.tolist() == PLACES and data.strategy.values.tolist() == ["optimal"]
     for name, variable in data.items():
         np.testing.assert_array_equal(variable, states[name] if name != "loss" else [3, 2, 1])
