@@ -59,7 +59,7 @@ class Looked(Task):
     """A task whose first output needs column 0 and whose second the column that the first token names, in one layer of two."""
 
     strategies: ClassVar[tuple[str, ...]] = ("first layer", "second layer")
-    vocabulary, prompt, outputs = 4, 3, 2
+    losses, vocabulary, prompt, outputs = None, 4, 3, 2
 
     def optimal(self, tokens):
         entries = jnp.zeros((2, 4), bool).at[0, 0].set(True).at[1, tokens[0]].set(True)
