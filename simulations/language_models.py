@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from gradflow.models.pretrained import OLMO_REVISIONS, PYTHIA_REVISIONS
 from gradflow.scripts import launch
 
 if TYPE_CHECKING:
@@ -46,13 +47,11 @@ class Config:
     """where to compute"""
 
 
-PYTHIA = tuple(f"step{step}" for step in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 4000, 8000, 10000))
-OLMO = ("stage1-step150-tokens1B", "stage1-step600-tokens3B")
 RANDOM = ("step0", "step1", "step10", "step100")
 PRESETS = {
     "small": Config(),
-    "paper": Config(preset="paper", models=("EleutherAI/pythia-14m",), revisions=PYTHIA),
-    "olmo": Config(preset="olmo", models=("allenai/OLMo-2-1124-7B",), revisions=OLMO),
+    "paper": Config(preset="paper", models=("EleutherAI/pythia-14m",), revisions=PYTHIA_REVISIONS),
+    "olmo": Config(preset="olmo", models=("allenai/OLMo-2-1124-7B",), revisions=OLMO_REVISIONS),
 }
 
 
@@ -107,7 +106,7 @@ def measure(config: Config) -> "xr.Dataset":
 
     with progress.silent():
         *_, seen = solve(config, *prepare(config))
-    return seen[["cosine", "repetition"]].drop_attrs(deep=False).merge(ledger.dataset(claims(seen)))
+    return seen[["cosine", "repetition"]].merge(ledger.dataset(claims(seen)))
 
 
 def run(config: Config) -> None:

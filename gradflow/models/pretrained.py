@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
+# the revisions that the paper measures, of EleutherAI/pythia-14m, -1b, -1.4b, -2.8b and of allenai/OLMo-2-1124-7B
+PYTHIA_REVISIONS = tuple(f"step{step}" for step in (0, *(2**i for i in range(10)), 1000, 2000, 4000, 8000, 10000))
+OLMO_REVISIONS = ("stage1-step150-tokens1B", "stage1-step600-tokens3B")
 _LIBRARIES = ("torch", "transformers", "safetensors", "huggingface_hub")
 
 
@@ -126,7 +129,7 @@ def _missing(folder: Path) -> Iterator[str]:
         if index.is_file():
             try:
                 parts = set(json.loads(index.read_text())["weight_map"].values())
-            except (ValueError, KeyError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(f"{index} is no index of weights; download it again.") from error
             yield from sorted(name for name in parts if not (folder / name).is_file())
             return

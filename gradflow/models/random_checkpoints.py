@@ -47,13 +47,14 @@ def draw(name: str, seed: int, **sizes) -> "PreTrainedModel":
 def save(folder: Path, model: "PreTrainedModel", weights: str = WEIGHTS[0]) -> None:
     """Write a model, its weights in a file of that name, with the tokenizer of `bytes_as_tokens`."""
     import torch
+    from safetensors.torch import load_file
 
     with quiet():
         model.save_pretrained(folder)
     bytes_as_tokens().save_pretrained(folder)
-    if weights != WEIGHTS[0]:  # which `transformers` reads and no longer writes
+    if weights != WEIGHTS[0]:  # `transformers` reads these and no longer writes them
+        torch.save(load_file(folder / WEIGHTS[0]), folder / weights)
         (folder / WEIGHTS[0]).unlink()
-        torch.save(model.state_dict(), folder / weights)
 
 
 def bytes_as_tokens() -> "PreTrainedTokenizerBase":

@@ -73,14 +73,14 @@ def _generate(model: "PreTrainedModel", questions: Sequence[Sequence[int]], outp
 
 def observe(answers: Answers) -> dict[str, np.ndarray]:
     """COS and rho of one checkpoint, over all questions and of each, and the cosine of every pair of steps, mean over questions."""
-    by_question = jax.vmap(cosines)(answers.hidden[:, None])  # b g g
+    by_question = np.asarray(jax.vmap(cosines)(answers.hidden[:, None]))  # b g g
     pairs = np.tri(answers.tokens.shape[1], k=-1, dtype=bool)
     seen = {
-        "cosine": collapse(cosines(answers.hidden), pairs),
+        "cosine": collapse(by_question.mean(axis=0), pairs),
         "repetition": repetition(answers.tokens),
-        "cosine_of_question": jax.vmap(lambda each: collapse(each, pairs))(by_question),
-        "repetition_of_question": jax.vmap(repetition)(answers.tokens),
-        "cosine_of_steps": cosines(answers.hidden),
+        "cosine_of_question": [collapse(each, pairs) for each in by_question],
+        "repetition_of_question": [repetition(each) for each in answers.tokens],
+        "cosine_of_steps": by_question.mean(axis=0),
         "token": answers.tokens,
     }
     return {name: np.asarray(value) for name, value in seen.items()}

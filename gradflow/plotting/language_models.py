@@ -37,7 +37,7 @@ def along_training(seen: xr.Dataset) -> Figure:
                 each.set_xticks(range(len(names)), names, rotation=30, ha="right")
             else:
                 each.set_xscale("symlog", linthresh=1)  # linear from step 0 to 1
-                each.set_xlim(left=0)
+                each.set_xlim(left=-0.2)
             each.set(title=title, xlabel="revision" if in_order else "training step")
         axes[0].set_ylabel("mean over questions; band: quartiles")
         axes[0].legend()

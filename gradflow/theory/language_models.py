@@ -7,12 +7,11 @@ Told apart by their names on the hub. A run that lacks the model, its revisions 
 import numpy as np
 import xarray as xr
 
+from gradflow.models.pretrained import PYTHIA_REVISIONS
 from gradflow.theory.claims import Claim, at_least, near
 
 SOURCE = "section 5, language models"
 PYTHIA, OLMO = "pythia-", "OLMo-2-1124-7B"
-PYTHIA_REVISIONS = tuple(f"step{step}" for step in (0, *(2**i for i in range(10)), 1000, 2000, 4000, 8000, 10000))
-OLMO_REVISIONS = ("stage1-step150-tokens1B", "stage1-step600-tokens3B")
 OLMO_COSINES = {150: 0.93, 600: 0.43}
 QUESTIONS = 100
 
