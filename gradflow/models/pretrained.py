@@ -165,7 +165,7 @@ def _download(name: str, revision: str | None) -> Path:
         raise InputError(
             f"There is no folder {name}, and {asked} of the model is not in the hub's cache and cannot be downloaded: no network?"
         ) from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of the network, by whichever client the hub's library has
         raise InputError(f"Cannot download {asked} of {name}: {shortened(first_line(error))}.") from error
 
 

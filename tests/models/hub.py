@@ -29,15 +29,19 @@ def hub(models: Path):
             if what == "revision":
                 if revision not in by_name:
                     return self.answer(404, error="RevisionNotFound")
-                return self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": by_name[revision], "siblings": []}))
-            files = sorted(by_commit[revision].iterdir())
+                siblings = [{"rfilename": file.name} for file in by_commit[by_name[revision]].iterdir()]
+                return self.answer(
+                    200, json.dumps({"id": f"{owner}/{name}", "sha": by_name[revision], "siblings": siblings})
+                )
+            commit = by_name.get(revision, revision)
+            files = sorted(by_commit[commit].iterdir())
             if api:
                 tree = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": self.tag(file)} for file in files]  # fmt: skip
                 return self.answer(200, json.dumps(tree))
-            file = by_commit[revision] / rest[0]
+            file = by_commit[commit] / rest[0]
             if self.command == "GET":
                 asked.append(file.name)
-            return self.answer(200, file.read_bytes(), commit=revision, tag=self.tag(file))
+            return self.answer(200, file.read_bytes(), commit=commit, tag=self.tag(file))
 
         do_HEAD = do_GET
 

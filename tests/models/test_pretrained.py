@@ -55,12 +55,12 @@ def test_the_weights_that_were_written_are_read_from_either_format(models, libra
 
 def test_a_checkpoint_of_pythias_age_is_read_as_it_was_meant(libraries, tmp_path):
     """Its configuration has other names for the rotation, and its weights hold buffers that are no weights any more."""
-    folder, sizes = tmp_path / "old", {"rope_parameters": {"rope_theta": 500, "partial_rotary_factor": 0.5}}
-    model = random_checkpoints.draw("gpt-neox", seed=5, **sizes)
+    folder, rotation = tmp_path / "old", {"rotary_pct": 0.5, "rotary_emb_base": 500}
+    model = random_checkpoints.draw("gpt-neox", seed=5, **rotation)
     random_checkpoints.save(folder, model, "pytorch_model.bin")
     kept = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "layer_norm_eps", "max_position_embeddings", "model_type")  # fmt: skip
     config = {name: value for name, value in json.loads((folder / "config.json").read_text()).items() if name in kept}
-    config |= {"rotary_pct": 0.5, "rotary_emb_base": 500, "hidden_act": "gelu", "use_parallel_residual": True, "torch_dtype": "float16", "transformers_version": "4.24.0"}  # fmt: skip
+    config |= rotation | {"hidden_act": "gelu", "use_parallel_residual": True, "torch_dtype": "float16", "transformers_version": "4.24.0"}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     weights = libraries.load(folder / "pytorch_model.bin", weights_only=True)
     weights["gpt_neox.layers.0.attention.bias"] = libraries.ones(1, 1, 8, 8, dtype=libraries.bool).tril()
@@ -234,6 +234,15 @@ def test_what_the_hub_lacks_is_named(local_hub, monkeypatch):
     ) as caught:
         load("owner/olmo-2", "step0")
     assert "\n" not in str(caught.value)
+
+
+def test_a_download_that_breaks_off_is_one_sentence(libraries, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("The server left.\nIt said nothing.")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    with pytest.raises(InputError, match=r"^Cannot download the main revision of owner/name: The server left\.+$"):
+        load("owner/name")
 
 
 def test_a_revision_in_the_hubs_cache_needs_no_network(local_hub, monkeypatch):
