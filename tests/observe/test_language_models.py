@@ -62,6 +62,19 @@ def test_answers_do_not_depend_on_the_size_of_a_batch(model, questions, answers)
         np.testing.assert_allclose(other.hidden, answers.hidden, atol=ROUNDING)
 
 
+def test_positions_count_from_the_first_word_of_each_question(questions):
+    """GPT-2 learns a vector for each position, so that it sees where padding puts a word; rotations of the others do not."""
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    config = GPT2Config(vocab_size=257, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    together, alone = answer(model, questions), [answer(model, [question]) for question in questions]
+    np.testing.assert_array_equal(together.tokens, np.concatenate([each.tokens for each in alone]))
+    np.testing.assert_allclose(together.hidden, np.concatenate([each.hidden for each in alone]), atol=ROUNDING)
+
+
 def test_generation_goes_on_after_the_end_of_a_text(model, questions, answers, monkeypatch):
     """The end is a token like any other; the library would stop there."""
     monkeypatch.setattr(model.generation_config, "eos_token_id", int(answers.tokens[1, 2]))
