@@ -16,8 +16,8 @@ from gradflow.dynamics import descend
 from gradflow.interventions.attention_bias import Biased, WithStrength
 from gradflow.models import transformer
 from gradflow.models.transformer import Transformer
-from gradflow.observe.phases import first_upward_crossing
-from gradflow.observe.plateaus import find_plateau, half_rise
+from gradflow.observe.phases import NEVER, first_upward_crossing
+from gradflow.observe.plateaus import find_plateau, half_rise, lead
 from gradflow.observe.sequences import Observer, dataset, repetition
 from gradflow.tasks.sequences import Fresh, Task
 
@@ -78,8 +78,9 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
     progress = run["progress"].isel(strategy=0, layer=0).values
     first = first_upward_crossing(step, run["accuracy"].isel(output=0).values, 0.5).time
     known = first_upward_crossing(step, accuracy, 0.5).time
-    half, ahead = half_rise(step, accuracy).time, half_rise(step, progress).time
-    half = half if math.isfinite(known) else math.nan  # a rise that leads nowhere has no middle
+    half, ahead = half_rise(step, accuracy).time, lead(step, progress, accuracy)
+    if not math.isfinite(known):  # a rise that leads nowhere has no middle
+        half, ahead = math.nan, NEVER
     plateau = find_plateau(step, loss)
     during = (step >= plateau.start.time) & (step <= plateau.end.time)
     cosine, repeats = run["cosine"].sel(place="final").values, run["repetition"].values
@@ -95,8 +96,9 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
         "accuracy_50": (known, "step from which half of the outputs are right", "1"),
         "accuracy_99": (first_upward_crossing(step, accuracy, 0.99).time, "step from which 99 % of the outputs are right", "1"),
         "accuracy_end": (accuracy[-1], "share of right outputs at the end", "1"),
-        "progress_half": (ahead, "step at which attention progress has made half of its rise", "1"),
-        "lead": (half - ahead, "steps by which attention progress is ahead of the accuracy, each at half of its rise", "1"),
+        "progress_half": (half_rise(step, progress).time, "step at which attention progress has made half of its rise", "1"),
+        "lead": (ahead.time, "steps by which attention progress is ahead of the accuracy, each at half of its rise", "1"),
+        "lead_error": (ahead.error, "its error", "1"),
         "plateau_start": (plateau.start.time, "step at which the plateau that is found begins", "1"),
         "plateau_end": (plateau.end.time, "step at which it ends", "1"),
         "plateau_length": (plateau.length.time, "steps that it lasts", "1"),

@@ -1,7 +1,7 @@
 """Pictures of sweeps of the loss-plateau simulation: many settings side by side, and the length of the plateau as a phase diagram."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +21,26 @@ _CURVES = {
 }
 
 
-def draw_settings(sweep: xr.Dataset, titles: Mapping[int, str], path: Path) -> Path:
-    """One panel a setting of a sweep over `settings`, as `open_sweep` reads it; `titles` by setting."""
+def draw_settings(sweep: xr.Dataset, titles: Sequence[str], path: Path) -> Path:
+    """One panel a setting of a sweep over `settings`, as `open_sweep` reads it; `titles` in their order."""
     return write(settings(sweep, titles), path)
 
 
-def settings(sweep: xr.Dataset, titles: Mapping[int, str]) -> Figure:
+def settings(sweep: xr.Dataset, titles: Sequence[str]) -> Figure:
     """Accuracy, attention progress, collapse and repetition of each setting: the seed in the middle, and accuracies of the others."""
     columns = 5
     rows = math.ceil(len(titles) / columns)
-    with panels(rows, columns, width=13.0, height=2.3 * rows, sharey=True) as (figure, axes):
-        for each, (setting, title) in zip(axes.ravel(), titles.items(), strict=False):
+    with panels(rows, columns, width=13.0, height=2.3 * rows, sharey=True, squeeze=False) as (figure, axes):
+        for each, (setting, title) in zip(axes.ravel(), enumerate(titles), strict=False):
             of = sweep.isel(setting=setting)
             typical = int(np.argsort(of["accuracy_50"].fillna(np.inf).values, kind="stable")[of.sizes["seed"] // 2])
             for seed in range(of.sizes["seed"]):
-                one = {name: of[name].isel(seed=seed).dropna("step") for name in _CURVES}
-                each.plot(one["accuracy"]["step"], one["accuracy"], color="0.8", linewidth=0.9, zorder=1)
+                one = of.isel(seed=seed)
+                step = one["step"].values  # of its own, where settings differ in their steps; NaN behind the last
+                each.plot(step, one["accuracy"], color="0.8", linewidth=0.9, zorder=1)
                 if seed == typical:
                     for name, (colour, label) in _CURVES.items():
-                        each.plot(one[name]["step"], one[name], color=colour, linewidth=1.3, label=label)
+                        each.plot(step, one[name], color=colour, linewidth=1.3, label=label)
             each.set(title=title, ylim=(-0.05, 1.05))
         for each in axes.ravel()[len(titles) :]:
             each.set_axis_off()

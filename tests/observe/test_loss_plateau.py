@@ -60,9 +60,7 @@ def test_every_number_is_the_one_that_was_put_in(numbers):
     for name, step in steps.items():
         assert float(numbers[name]) == pytest.approx(step, abs=0.2), name  # a tenth of the distance of save points
     assert float(numbers["lead"]) == float(numbers["accuracy_half"]) - float(numbers["progress_half"])
-    assert 250 < float(numbers["plateau_end"]) < 300 and float(numbers["drop"]) == pytest.approx(
-        300, abs=5
-    )
+    assert 250 < float(numbers["plateau_end"]) < 300 and float(numbers["drop"]) == pytest.approx(300, abs=5)
 
 
 def test_what_did_not_happen_is_nan(made_up):
