@@ -1,6 +1,6 @@
 """Do language models repeat themselves early in training, and do their hidden states collapse? Pythia and OLMo-2 over revisions.
 
-Gopalani and Hu (2025), arXiv 2506.13688, section 5: eight tokens are generated greedily after each question; COS is the mean cosine between
+Gopalani and Hu (2025), arXiv 2506.13688, of Pythia and OLMo-2: eight tokens are generated greedily after each question; COS is the mean cosine between
 the hidden states of two steps, rho the share of equal neighbours among the tokens. Needs `pip install 'gradflow-dynamics[llm]'`.
 The preset `small` runs on tiny models with random weights, whose "revisions" are independent draws: it shows that the path from a
 checkpoint to a picture works, and says nothing about language models. `paper` and `olmo` download theirs from the hub, a revision at
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config:
     preset: Literal["small", "paper", "olmo"] = "small"
-    """small: random weights, seconds. paper: Pythia 14m, a few GB. olmo: OLMo-2 7B, 60 GB and as much memory as 7e9 numbers take"""
+    """small: random weights, seconds. paper: Pythia 14m from the hub. olmo: OLMo-2 7B from the hub, 28 GB of memory in float32"""
     out: Path = Path("runs/language_models")
     """folder that receives config.json, language_models.nc, claims.json and the picture"""
     overwrite: bool = False

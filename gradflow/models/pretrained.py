@@ -1,6 +1,6 @@
 """Pretrained language models: one revision of a checkpoint, from a folder or from the hub, with its tokenizer.
 
-Pythia and OLMo-2 publish a revision a training step (Gopalani and Hu 2025, arXiv 2506.13688, section 5). `transformers` builds the
+Pythia and OLMo-2 publish a revision a training step (Gopalani and Hu 2025, arXiv 2506.13688). `transformers` builds the
 model and reads its weights; here is where they lie, which files they need, and what is said where one is missing. A local folder holds
 a checkpoint, or a sub-folder a revision; weights are read from safetensors, and where there are none from pytorch_model.bin. Needs
 the extra `llm`.
@@ -87,6 +87,7 @@ def revisions_of(name: str | Path, revisions: Sequence[str] = ()) -> list[str | 
     Those of a local folder are looked for at once, so that no run begins that cannot end.
     """
     if not Path(name).is_dir():
+        _require_hub_name(str(name))
         return list(revisions) or [None]
     if not revisions and not (Path(name) / CONFIG).is_file():
         revisions = _sub_folders(Path(name))
@@ -136,10 +137,14 @@ def _missing(folder: Path) -> Iterator[str]:
     yield " or ".join(WEIGHTS)
 
 
+def _require_hub_name(name: str) -> None:
+    """The hub's names are NAME or OWNER/NAME; anything else can only be a folder that is not there."""
+    require(bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name)), f"There is no folder {name}.")
+
+
 def _download(name: str, revision: str | None) -> Path:
     """The folder, in the hub's cache, of what a revision needs: the other format's weights are left where they are."""
-    # the hub's names are NAME or OWNER/NAME; anything else can only be a folder that is not there
-    require(bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name)), f"There is no folder {name}.")
+    _require_hub_name(name)
     need_libraries()
     from huggingface_hub import errors, snapshot_download
 

@@ -1,6 +1,6 @@
 """What is seen of a language model that answers questions: which tokens it repeats, and how parallel its hidden states are.
 
-Gopalani and Hu (2025), arXiv 2506.13688, section 5: eight tokens are generated greedily after each question. At each of these steps
+Gopalani and Hu (2025), arXiv 2506.13688, of Pythia and OLMo-2: eight tokens are generated greedily after each question. At each of these steps
 h is the hidden state after the final norm, at the last position, from which the head reads the new token. COS is the mean of cos(h_i,
 h_j) over questions and the 28 pairs of steps, rho the share of equal ones among the seven pairs of neighbouring tokens. The end of
 a text is a token like any other: generation goes on after it, so that no padding is counted as a repetition.

@@ -10,7 +10,7 @@ import xarray as xr
 from gradflow.models.pretrained import PYTHIA_REVISIONS
 from gradflow.theory.claims import Claim, at_least, near
 
-SOURCE = "section 5, language models"
+SOURCE = "Pythia and OLMo-2"
 PYTHIA, OLMO = "pythia-", "OLMo-2-1124-7B"
 OLMO_COSINES = {150: 0.93, 600: 0.43}
 QUESTIONS = 100

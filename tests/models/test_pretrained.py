@@ -132,6 +132,28 @@ def test_a_tensor_that_the_weights_lack_is_not_drawn_at_random(libraries, tmp_pa
         load(tmp_path / "lacking")
 
 
+class _Writes:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_checkpoint_runs_no_code(libraries, tmp_path):
+    """A pytorch_model.bin is a pickle, which could."""
+    model = random_checkpoints.draw("gpt-neox", seed=0)
+    random_checkpoints.save(tmp_path / "bad", model, "pytorch_model.bin")
+    libraries.save(
+        model.state_dict() | {"more": _Writes(tmp_path / "was_here")}, tmp_path / "bad" / "pytorch_model.bin"
+    )
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "bad")
+    assert not (tmp_path / "was_here").exists()
+
+
 def test_a_device_that_is_not_there_is_refused(models, libraries, monkeypatch):
     monkeypatch.setattr(libraries.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="no CUDA device"):

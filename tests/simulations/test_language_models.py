@@ -132,7 +132,7 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_written(libraries, 
     with pytest.raises(InputError, match=message) as caught:
         script(dataclasses.replace(TINY, out=tmp_path / "run", **change))
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.rglob("*.nc"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_revision_ends_the_script_with_one_line_and_exit_code_2(written, tmp_path):
