@@ -36,6 +36,12 @@ def sequence_entropy(tokens: Int[Array, "... g"], vocabulary: int) -> Float[Arra
     return jax.scipy.special.entr(share).sum(axis=-1).mean()
 
 
+def accuracy_by_answer(tokens: Int[Array, "b g"], answers: Int[Array, "b g"], vocabulary: int) -> Float[Array, " v"]:
+    """Share of right outputs among those whose right token is v, such as the counts of a histogram; NaN where there are none."""
+    asked = jax.nn.one_hot(answers, vocabulary)
+    return (asked * (tokens == answers)[..., None]).sum((0, 1)) / asked.sum((0, 1))
+
+
 def cosines(hidden: Float[Array, "b g e"]) -> Float[Array, "g g"]:
     """C_ij: the batch mean of the cosine between the hidden states of rows i and j."""
     unit = hidden / jnp.linalg.norm(hidden, axis=-1, keepdims=True)
@@ -79,6 +85,7 @@ class Observer(eqx.Module):
         return {
             "loss_by_token": losses.mean(axis=0),
             "accuracy": (generated == answers).mean(axis=0),
+            "accuracy_by_answer": accuracy_by_answer(generated, answers, task.vocabulary),
             "repetition": repetition(generated),
             "agreement": agreement(generated),
             "entropy": sequence_entropy(generated, task.vocabulary),
@@ -112,6 +119,7 @@ def at_outputs(task: Task, seen: dict[str, Array]) -> dict[str, Array]:
 _VARIABLES = {
     "loss_by_token": (("token",), "cross-entropy of each predicted token", "nat"),
     "accuracy": (("output",), "share of right outputs, generated greedily", "1"),
+    "accuracy_by_answer": (("answer",), "share of right outputs among those where this token is right", "1"),
     "repetition": ((), "share of equal neighbours in generated outputs", "1"),
     "agreement": ((), "share of generated outputs that equal the first one", "1"),
     "entropy": ((), "entropy of the tokens within a generated output", "nat"),

@@ -154,6 +154,10 @@ def test_what_is_generated_is_measured_against_the_answers(seen):
     right = [sum(generated[b, i] == answers[b, i] for b in range(6)) / 6 for i in range(5)]
     assert 0 < sum(right) < 5 and len(set(generated.ravel().tolist())) > 1
     np.testing.assert_allclose(measured["accuracy"], right, rtol=TOLERANCE)
+    for v in range(8):
+        of_v = [(generated[b, i] == v) for b in range(6) for i in range(5) if answers[b, i] == v]
+        expected = sum(of_v) / len(of_v) if of_v else np.nan
+        np.testing.assert_allclose(measured["accuracy_by_answer"][v], expected, rtol=TOLERANCE)
     assert measured["repetition"] == pytest.approx(float(sequences.repetition(generated)), rel=TOLERANCE)
     assert measured["agreement"] == pytest.approx(float(sequences.agreement(generated)), rel=TOLERANCE)
     assert measured["entropy"] == pytest.approx(float(sequences.sequence_entropy(jnp.asarray(generated), 8)), abs=1e-14)
@@ -227,11 +231,21 @@ def test_progress_is_told_by_strategy_and_layer_and_is_no_number_where_nothing_i
 # ------------------------------------------------------------------------------------------------------------- labelled
 
 DIMENSIONS = {
-    "loss": (), "loss_by_token": ("token",), "accuracy": ("output",), "repetition": (), "agreement": (), "entropy": (),
+    "loss": (), "loss_by_token": ("token",), "accuracy": ("output",), "accuracy_by_answer": ("answer",), "repetition": (), "agreement": (), "entropy": (),
     "cosine": ("place",), "norm": ("place",), "cosine_of_rows": ("output", "other_output"),
     "progress": ("strategy", "layer"), "map": ("layer", "head", "output", "column"),
 }  # fmt: skip
-SIZES = {"step": 3, "token": 10, "output": 5, "other_output": 5, "place": 8, "strategy": 1, "layer": 2, "head": 2}
+SIZES = {
+    "step": 3,
+    "token": 10,
+    "output": 5,
+    "other_output": 5,
+    "place": 8,
+    "strategy": 1,
+    "layer": 2,
+    "head": 2,
+    "answer": 8,
+}
 
 
 def test_a_run_is_labelled_with_steps_places_strategies_and_units_and_survives_a_file(seen, tmp_path):
