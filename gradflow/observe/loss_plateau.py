@@ -21,7 +21,7 @@ from gradflow.observe.plateaus import find_plateau, half_rise, lead
 from gradflow.observe.sequences import Observer, dataset, repetition
 from gradflow.tasks.sequences import Fresh, Task
 
-SAMPLE = 4096  # sequences that tell how often the data repeat themselves
+SAMPLE = 65_536  # sequences that tell how often the data repeat themselves
 LEVELS = {
     "initial": "all tokens equally likely",
     "marginal": "all outputs at their marginals",
