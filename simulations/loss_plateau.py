@@ -32,7 +32,7 @@ class Config:
     """replace the run that the folder holds"""
     seed: int = 0
     """of the weights and the data"""
-    seeds: int = 5
+    seeds: int = 8
     """trainings, from --seed on"""
     task: str = "window_sum"
     """what is learned: window_sum, prefix_sum, ...; a name that is none lists them"""
