@@ -36,12 +36,14 @@ class Config:
     """trainings, from --seed on"""
     task: str = "window_sum"
     """what is learned: window_sum, prefix_sum, ...; a name that is none lists them"""
+    sizes: Literal["small", "paper"] = "small"
+    """of the task, where n, p and k do not say"""
     n: int | None = None
-    """inputs (default: the task's in this preset)"""
+    """inputs"""
     p: int | None = None
-    """modulus (default: the task's)"""
+    """modulus"""
     k: int | None = None
-    """numbers in a window (default: the task's)"""
+    """numbers in a window"""
     layers: int | None = None
     """layers (default: the paper's for this task)"""
     heads: int = 1
@@ -78,18 +80,20 @@ class Config:
         from gradflow.errors import require
         from gradflow.tasks.sequences import PAPER, SMALL
 
-        tasks = {"small": SMALL, "paper": PAPER}[self.preset]
+        tasks = {"small": SMALL, "paper": PAPER}[self.sizes]
         require(self.task in tasks, f"Unknown task {self.task!r}; known are {', '.join(tasks)}.")
         task = tasks[self.task]
-        sizes = {name: getattr(self, name) for name in ("n", "p", "k") if getattr(self, name) is not None}
-        for name in sizes:
+        said = {name: getattr(self, name) for name in ("n", "p", "k") if getattr(self, name) is not None}
+        for name in said:
             require(hasattr(task, name), f"{self.task} has no {name}; it has {', '.join(asdict(task))}.")
-        return replace(task, **sizes)
+        return replace(task, **said)
 
 
 PRESETS = {
     "small": Config(),
-    "paper": Config(preset="paper", width=256, learning_rate=1e-4, steps=400, batch_size=256, seeds=1, save_every=10),
+    "paper": Config(
+        preset="paper", sizes="paper", width=256, learning_rate=1e-4, steps=400, batch_size=256, seeds=1, save_every=10
+    ),
 }
 
 

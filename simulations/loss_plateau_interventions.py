@@ -8,7 +8,7 @@ same weights, but for what is copied, which comes from a model that was trained 
 interventions.nc holds numbers and curves over intervention and seed.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -116,19 +116,30 @@ def measure(config: Config) -> "xr.Dataset":
 
 
 def run(config: Config) -> None:
-    """Train with every intervention, hold to the paper, draw, and store everything in `config.out`."""
-    import xarray as xr
+    """Train with every intervention, hold to the paper, draw, and store everything in `config.out`.
+
+    Seeds are members of a sweep in `config.out`/members, a process each: what was interrupted goes on with the same flags.
+    """
+    import shutil
 
     from gradflow import store
     from gradflow.errors import require
     from gradflow.plotting.loss_plateau_interventions import draw_all
+    from gradflow.sweep import Sweep, open_sweep
+    from gradflow.sweep import run as run_sweep
     from gradflow.theory import claims as ledger
     from gradflow.theory.loss_plateau import intervention_claims
 
     require(config.seeds >= 1, f"seeds must be positive, got {config.seeds}.")
     folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
-    seeds = range(config.seed, config.seed + config.seeds)
-    results = xr.concat([train_all(config, seed) for seed in seeds], xr.Variable("seed", list(seeds)), coords="minimal")
+    members = folder / "members"
+    if config.overwrite:
+        shutil.rmtree(members, ignore_errors=True)
+    base = replace(config, seeds=1)
+    done = run_sweep(Sweep("simulations.loss_plateau_interventions", seeds=config.seeds, base=base), members)
+    require(not done.failed, "; ".join(f"{name}: {error}" for name, error in done.failed.items()))
+    results = open_sweep(members).load().drop_vars(["done", "failed"])
+    results.attrs = {}
     store.save(folder, "interventions", results)
     held = intervention_claims(results)
     store.save_claims(folder, held)

@@ -77,5 +77,5 @@ def overview(results: xr.Dataset) -> Figure:
             for each, (colour, label) in by_strength.items():
                 axes.plot(step, results[name].sel(intervention=each).median("seed"), color=colour, label=label)
             axes.set(xlabel="step", ylim=(-0.05, 1.03), title=title)
-            axes.legend(loc="upper right")
+            axes.legend(loc="center right" if name == "cosine" else "upper right")
         return figure

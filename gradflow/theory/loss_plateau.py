@@ -65,9 +65,26 @@ def intervention_claims(results: xr.Dataset) -> list[Claim]:
     )
     for part, sooner in {"KQ": True, "KQOV": True, "MLP": False, "embeddings": False}.items():
         if f"{part} copied" in steps:
-            ratio = steps[f"{part} copied"] / without
-            judge, wanted = (at_most, "earlier than without") if sooner else (at_least, "not much earlier than without")
-            claims.append(
-                judge(f"{part} of a trained model, frozen", section, wanted, ratio, 0.75, "step over that of `none`")
-            )
+            copied, name = steps[f"{part} copied"], f"{part} of a trained model, kept"
+            if sooner:
+                claims.append(
+                    at_most(
+                        name, section, "most of the plateau is gone", copied / without, 0.5, "step over that of `none`"
+                    )
+                )
+            else:
+                claims.append(
+                    at_least(name, section, "the plateau stays", copied / without, 0.5, "step over that of `none`")
+                )
+                of_random = copied / steps[f"{part} random"]
+                claims.append(
+                    at_least(
+                        "... against the same kept at random",
+                        "control",
+                        "no earlier",
+                        of_random,
+                        0.9,
+                        "step over that of random ones",
+                    )
+                )
     return claims

@@ -132,13 +132,13 @@ def interventions(**steps):
 
 AS_TOLD = {
     "c = 0.2": math.nan, "c = 0.5": 200, "none": 120, "c = 2.5": 80, "c = 10": 60, "c = 10 from 25": 80, "c = 10 from 50": 95,
-    "KQ copied": 40, "KQOV copied": 30, "MLP copied": math.nan, "embeddings copied": 110,
+    "KQ copied": 40, "KQOV copied": 30, "MLP copied": math.nan, "MLP random": math.nan, "embeddings copied": 110, "embeddings random": 105,
 }  # fmt: skip
 
 
 def test_interventions_hold_as_the_paper_tells_them():
     held = intervention_claims(interventions(**AS_TOLD))
-    assert len(held) == 8 and all(claim.holds for claim in held)
+    assert len(held) == 10 and all(claim.holds for claim in held)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,10 @@ def test_interventions_hold_as_the_paper_tells_them():
         ({"c = 2.5": 125}, "the stronger the bias c"),
         ({"c = 10 from 50": 70}, "the earlier the bias begins"),
         ({"KQ copied": math.nan}, "KQ of"),
-        ({"KQOV copied": 119}, "KQOV of"),
-        ({"MLP copied": 50}, "MLP of"),
-        ({"embeddings copied": 50}, "embeddings of"),
+        ({"KQOV copied": 70}, "KQOV of"),
+        ({"MLP copied": 50, "MLP random": 50}, "MLP of"),
+        ({"embeddings copied": 50, "embeddings random": 50}, "embeddings of"),
+        ({"embeddings random": 150}, "... against"),
     ],
 )
 def test_an_intervention_that_does_otherwise_fails_its_claim_alone(changed, failing):
