@@ -6,12 +6,15 @@ Gopalani and Hu (2025), arXiv 2506.13688. Every step sees fresh sequences. Train
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gradflow.scripts import launch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import xarray as xr
 
     from gradflow.models.transformer import Transformer
@@ -97,26 +100,32 @@ PRESETS = {
 }
 
 
-def train(config: Config, seed: int, checkpoint: Path | None = None) -> "tuple[xr.Dataset, Transformer]":
-    """One training, observed, and the trained weights."""
+def prepare(config: Config, seed: int) -> "Callable[..., tuple[xr.Dataset, Transformer]]":
+    """One training, to be called for what is observed and the trained weights. Raises `InputError` for what cannot be run."""
     import jax
 
     from gradflow.dynamics.recipes import Recipe
+    from gradflow.errors import require
     from gradflow.models import transformer
     from gradflow.observe import loss_plateau
 
     task = config.task_at_size()
+    for name in ("batch_size", "held_out"):
+        require(getattr(config, name) >= 1, f"{name} must be a positive number of sequences, got {getattr(config, name)}.")  # fmt: skip
+    require(config.learning_rate > 0, f"learning_rate must be positive, got {config.learning_rate}.")
+    loss_plateau.save_points(config.steps, config.save_every)
     key_weights, key_data = jax.random.split(jax.random.key(seed))
     weights = transformer.init(
-        key_weights, vocabulary=task.vocabulary, context=task.length, layers=config.layers or LAYERS.get(config.task, 1),
+        key_weights, vocabulary=task.vocabulary, context=task.length, layers=LAYERS.get(config.task, 1) if config.layers is None else config.layers,
         heads=config.heads, width=config.width, attention=config.attention,
     )  # fmt: skip
     cosine_to = config.steps if config.cosine else None
-    recipe = Recipe(config.optimizer, config.warm_up, cosine_to, config.clip or CLIP.get(config.task))
-    return loss_plateau.train(
-        task, weights, key_data, optimizer=recipe, learning_rate=config.learning_rate, steps=config.steps,
+    clip = CLIP.get(config.task) if config.clip is None else config.clip
+    recipe = Recipe(config.optimizer, config.warm_up, cosine_to, clip)
+    return partial(
+        loss_plateau.train, task, weights, key_data, optimizer=recipe, learning_rate=config.learning_rate, steps=config.steps,
         batch_size=config.batch_size, held_out=config.held_out, save_every=config.save_every,
-        bias=config.bias, bias_from=config.bias_from, checkpoint=checkpoint,
+        bias=config.bias, bias_from=config.bias_from,
     )  # fmt: skip
 
 
@@ -126,7 +135,7 @@ def measure(config: Config) -> "xr.Dataset":
     from gradflow.observe.loss_plateau import curves, summary
 
     with progress.silent():
-        run, _ = train(config, config.seed)
+        run, _ = prepare(config, config.seed)()
     return summary(run, config.task_at_size()).merge(curves(run))
 
 
@@ -143,12 +152,14 @@ def run(config: Config) -> None:
 
     require(config.seeds >= 1, f"seeds must be positive, got {config.seeds}.")
     task = config.task_at_size()
-    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
     seeds = range(config.seed, config.seed + config.seeds)
+    trainings = [prepare(config, seed) for seed in seeds]
+    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
     checkpoints = [folder / f"seed_{seed}.npz" for seed in seeds]
-    runs = [train(config, *each)[0] for each in zip(seeds, checkpoints, strict=True)]
+    runs = [train(checkpoint=each)[0] for train, each in zip(trainings, checkpoints, strict=True)]
     numbers = [summary(each, task) for each in runs]
-    trained, numbers = (xr.concat(each, xr.Variable("seed", list(seeds)), combine_attrs="drop_conflicts") for each in (runs, numbers))  # fmt: skip
+    over = xr.Variable("seed", list(seeds), {"long_name": "seed of weights and data", "units": "1"})
+    trained, numbers = (xr.concat(each, over, combine_attrs="drop_conflicts") for each in (runs, numbers))
     store.save(folder, "trajectory", trained)
     store.save(folder, "summary", numbers)
     held = claims(numbers)

@@ -17,6 +17,8 @@ from gradflow.scripts import launch
 if TYPE_CHECKING:
     import xarray as xr
 
+    from gradflow.tasks.sequences import WindowSum
+
 
 @dataclass(frozen=True)
 class Config:
@@ -62,6 +64,24 @@ PRESETS = {
 }
 
 
+def prepare(config: Config) -> "WindowSum":
+    """The task. Raises `InputError` for what cannot be run."""
+    from gradflow.errors import require
+    from gradflow.interventions.parts import PARTS
+    from gradflow.observe.loss_plateau import save_points
+    from gradflow.tasks.sequences import WindowSum
+
+    require(config.seeds >= 1, f"seeds must be positive, got {config.seeds}.")
+    require(config.batch_size >= 1, f"batch_size must be a positive number of sequences, got {config.batch_size}.")
+    require(config.learning_rate > 0, f"learning_rate must be positive, got {config.learning_rate}.")
+    require(bool(config.strengths) or not config.starts, "starts are those of the largest of strengths; give one.")
+    for part in config.parts:
+        require(part in PARTS, f"Unknown part {part!r}; known are {', '.join(PARTS)}.")
+    for steps in (config.steps, config.donor_steps):
+        save_points(steps, config.save_every)
+    return WindowSum(config.n, config.p)
+
+
 def train_all(config: Config, seed: int) -> "xr.Dataset":
     """Every intervention on one seed: numbers and curves over `intervention`."""
     import jax
@@ -72,11 +92,8 @@ def train_all(config: Config, seed: int) -> "xr.Dataset":
     from gradflow.interventions.parts import PARTS, frozen, transplant
     from gradflow.models import transformer
     from gradflow.observe.loss_plateau import curves, summary, train
-    from gradflow.tasks.sequences import WindowSum
 
-    for part in config.parts:
-        require(part in PARTS, f"Unknown part {part!r}; known are {', '.join(PARTS)}.")
-    task, adam = WindowSum(config.n, config.p), Recipe()
+    task, adam = prepare(config), Recipe()
     key_weights, key_data, key_donor, key_donor_data = jax.random.split(jax.random.key(seed), 4)
 
     def begin(key):
@@ -130,7 +147,7 @@ def run(config: Config) -> None:
     from gradflow.theory import claims as ledger
     from gradflow.theory.loss_plateau import intervention_claims
 
-    require(config.seeds >= 1, f"seeds must be positive, got {config.seeds}.")
+    prepare(config)
     folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
     members = folder / "members"
     if config.overwrite:

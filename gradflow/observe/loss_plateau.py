@@ -10,9 +10,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from gradflow.dynamics import descend
+from gradflow.errors import require
 from gradflow.interventions.attention_bias import Biased, WithStrength
 from gradflow.models import transformer
 from gradflow.models.transformer import Transformer
@@ -51,7 +52,7 @@ def train(
     bias        attention maps are biased by this on their optimal entries, from step `bias_from` on (`interventions.attention_bias`)
     options     of `descend`, such as `checkpoint`
 
-    Raises `InputError` where training does not end well.
+    Raises `InputError` where training does not end well, and as `save_points`.
     """
     key_train, key_held_out = jax.random.split(key)
     streams = {"stream": Fresh(task, batch_size, key_train), "held_out": Fresh(task, held_out, key_held_out)}
@@ -59,12 +60,22 @@ def train(
     if bias != 1:
         streams = {name: WithStrength(stream, bias, bias_from) for name, stream in streams.items()}
         tap_for = Biased(task)
-    save_steps = np.unique(np.append(np.arange(0, steps, save_every), steps))
     run = descend(
         transformer.Loss(tap_for), weights, **streams, optimizer=optimizer, learning_rate=learning_rate, steps=steps,
-        save_steps=save_steps, save=Observer(task, tap_for), **options,
+        save_steps=save_points(steps, save_every), save=Observer(task, tap_for), **options,
     ).require_complete()  # fmt: skip
     return dataset(run, task, weights, learning_rate), run.final
+
+
+def save_points(steps: int, save_every: int) -> Int[np.ndarray, " T"]:
+    """The steps at which a training is observed: 0, every `save_every`-th, and the last. Raises `InputError` for fewer than `summary` takes."""
+    require(save_every >= 1, f"save_every must be a positive number of steps, got {save_every}.")
+    points = np.unique(np.append(np.arange(0, steps, save_every), steps))
+    require(
+        points.size >= 8,
+        f"A plateau is looked for in 8 save points or more; {steps} steps have {points.size} with save_every = {save_every}.",
+    )
+    return points
 
 
 def summary(run: xr.Dataset, task: Task) -> xr.Dataset:

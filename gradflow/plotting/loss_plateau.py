@@ -49,6 +49,7 @@ def overview(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
         mesh = outputs.pcolormesh(step, 1 + np.arange(run.sizes["output"]), run["accuracy"].T, norm=Normalize(0, 1), cmap="cividis", shading="nearest", rasterized=True)  # fmt: skip
         figure.colorbar(mesh, ax=outputs, label="share right")
         outputs.set(ylabel="output", title="(b) Which outputs are right")
+        outputs.yaxis.get_major_locator().set_params(integer=True)
         outputs.grid(False)
         progress = run["progress"].isel(strategy=0)
         for layer, style in zip(range(run.sizes["layer"]), ("-", "--", ":", "-."), strict=False):
@@ -57,7 +58,9 @@ def overview(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
         lead.plot(step, run["accuracy"].mean("output"), color=BLUE, label="accuracy")
         for name, colour in {"progress_half": RED, "accuracy_half": BLUE}.items():
             lead.axvline(float(numbers[name]), color=colour, linewidth=0.8, linestyle=":")
-        lead.set(ylim=(0, 1.03), title=f"(c) Attention is ahead by {float(numbers['lead']):.0f} steps")
+        ahead = float(numbers["lead"])
+        told = f"Attention is ahead by {ahead:.0f} steps" if np.isfinite(ahead) else "Attention and accuracy"
+        lead.set(ylim=(0, 1.03), title=f"(c) {told}")
         lead.legend(loc="upper left")
         by_token = run["loss_by_token"]
         for index in range(run.sizes["output"]):
@@ -76,8 +79,9 @@ def overview(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
             colour, label = _PLACES[place.rpartition("/")[2]]
             first = place.count("/") == 0 or place.startswith("layers/0/")
             collapse.plot(step, run["cosine"].sel(place=place), color=colour, linestyle="-" if first else "--", label=label if first else None)  # fmt: skip
-        collapse.set(xlabel="step", ylim=(-0.15, 1.03), title="(f) Cosine between hidden states of outputs")
-        collapse.legend(loc="upper right")
+        collapse.set(xlabel="step", title="(f) Cosine between hidden states of outputs")
+        collapse.set_ylim(top=1.03)
+        collapse.legend(loc="best")
         for each in (loss, lead, tokens, repeats, collapse):
             _shade(each, numbers)
         return figure
@@ -88,7 +92,9 @@ def maps(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
     seed = typical(summary)
     run, numbers = runs.sel(seed=seed), summary.sel(seed=seed)
     middle = (float(numbers["plateau_start"]) + float(numbers["plateau_end"])) / 2
-    times = {"start": 0, "on the plateau": middle if np.isfinite(middle) else float(run["step"][-1]) / 2, "end": float(run["step"][-1])}  # fmt: skip
+    last = float(run["step"][-1])
+    half = {"on the plateau": middle} if np.isfinite(middle) else {"half-way": last / 2}
+    times = {"start": 0, **half, "end": last}
     layers = run.sizes["layer"]
     with panels(layers + 1, 3, width=10.5, height=3.1 * (layers + 1)) as (figure, axes):
         for column, (name, step) in zip(axes.T, times.items(), strict=True):
@@ -102,8 +108,9 @@ def maps(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
             column[layers].set(xlabel="output", ylabel="output", title="cosine of hidden states")
             for each in column:
                 each.grid(False)
+                each.yaxis.get_major_locator().set_params(integer=True)
         figure.colorbar(mesh, ax=axes[:layers].ravel().tolist(), label="share of the row")
-        figure.colorbar(shown, ax=axes[layers].ravel().tolist(), label="cosine")
+        figure.colorbar(shown, ax=axes[layers].ravel().tolist(), label="cosine", extend="min")
         return figure
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from gradflow.errors import require
 from gradflow.plotting.diagram import cells
+from gradflow.plotting.loss_plateau import typical
 from gradflow.plotting.style import BLACK, BLUE, PINK, RED, panels, write
 
 _CURVES = {
@@ -33,12 +34,12 @@ def settings(sweep: xr.Dataset, titles: Sequence[str]) -> Figure:
     with panels(rows, columns, width=13.0, height=2.3 * rows, sharey=True, squeeze=False) as (figure, axes):
         for each, (setting, title) in zip(axes.ravel(), enumerate(titles), strict=False):
             of = sweep.isel(setting=setting)
-            typical = int(np.argsort(of["accuracy_50"].fillna(np.inf).values, kind="stable")[of.sizes["seed"] // 2])
-            for seed in range(of.sizes["seed"]):
-                one = of.isel(seed=seed)
+            middle = typical(of)
+            for seed in of["seed"].values:
+                one = of.sel(seed=seed)
                 step = one["step"].values  # of its own, where settings differ in their steps; NaN behind the last
                 each.plot(step, one["accuracy"], color="0.8", linewidth=0.9, zorder=1)
-                if seed == typical:
+                if seed == middle:
                     for name, (colour, label) in _CURVES.items():
                         each.plot(step, one[name], color=colour, linewidth=1.3, label=label)
             each.set(title=title, ylim=(-0.05, 1.05))
@@ -63,18 +64,23 @@ def diagram(sweep: xr.Dataset) -> Figure:
     sweep = sweep.sortby(["bias", "learning_rate"])
     bias, rate = sweep["bias"].values, sweep["learning_rate"].values
     over = {"xlabel": "attention bias $c$", "ylabel": "learning rate of Adam"}
+
+    def median(name: str) -> np.ndarray:
+        """Over seeds that are done, rates in rows; what never came is the latest, and a median that never comes is NaN."""
+        steps = sweep[name].fillna(np.inf).where(sweep["done"]).median("seed").transpose("learning_rate", "bias").values
+        return np.where(np.isfinite(steps), steps, np.nan)
+
     with panels(1, 3, width=13.0, height=4.0) as (figure, (left, middle, right)):
         for each, name, title in (
             (left, "accuracy_50", "(a) Half of the outputs right"),
             (middle, "plateau_length", "(b) Length of the plateau"),
         ):
-            steps = sweep[name].fillna(np.inf).median("seed").transpose("learning_rate", "bias").values
-            steps = np.where(np.isfinite(steps), steps, np.nan)
+            steps = median(name)
             cells(each, bias, rate, steps, norm=LogNorm(), cmap="viridis", label="steps, median over seeds")
             each.set(title=title, **over)
-        for each, shade in zip(rate, np.linspace(0.75, 0.0, rate.size), strict=True):
-            times = each * sweep["accuracy_50"].sel(learning_rate=each).median("seed")
-            right.plot(bias, times, "o-", color=str(shade), markersize=3, label=f"{each:.2g}")
+        half = median("accuracy_50")
+        for each, steps, shade in zip(rate, half, np.linspace(0.75, 0.0, rate.size), strict=True):
+            right.plot(bias, each * steps, "o-", color=str(shade), markersize=3, label=f"{each:.2g}")
         right.set(xscale="log", yscale="log", xlabel=over["xlabel"], ylabel="learning rate x step, half right", title="(c) In units of time")  # fmt: skip
         right.legend(title="learning rate", ncols=2)
         return figure
