@@ -153,7 +153,9 @@ def run(config: Config) -> None:
     if config.overwrite:
         shutil.rmtree(members, ignore_errors=True)
     base = replace(config, seeds=1)
-    done = run_sweep(Sweep("simulations.loss_plateau_interventions", seeds=config.seeds, base=base), members)
+    done = run_sweep(
+        Sweep("simulations.loss_plateau_interventions", seeds=config.seeds, base=base), members, retry_failed=True
+    )
     require(not done.failed, "; ".join(f"{name}: {error}" for name, error in done.failed.items()))
     results = open_sweep(members).load().drop_vars(["done", "failed"])
     results.attrs = {}
