@@ -1,5 +1,6 @@
 """Pictures of training on a sequence task: the plateau, what happens during it, and the attention maps before and after."""
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def overview(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
         outputs.yaxis.get_major_locator().set_params(integer=True)
         outputs.grid(False)
         progress = run["progress"].isel(strategy=0)
-        for layer, style in zip(range(run.sizes["layer"]), ("-", "--", ":", "-."), strict=False):
+        asked = np.flatnonzero(progress.notnull().any("step"))  # of other layers nothing is asked
+        for layer, style in zip(asked, cycle(("-", "--", ":", "-.")), strict=False):
             label = "attention progress" + (f", layer {layer + 1}" if run.sizes["layer"] > 1 else "")
             lead.plot(step, progress.isel(layer=layer), color=RED, linestyle=style, label=label)
         lead.plot(step, run["accuracy"].mean("output"), color=BLUE, label="accuracy")

@@ -68,6 +68,7 @@ def diagram(sweep: xr.Dataset) -> Figure:
     def median(name: str) -> np.ndarray:
         """Over seeds that are done, rates in rows; what never came is the latest, and a median that never comes is NaN."""
         steps = sweep[name].fillna(np.inf).where(sweep["done"]).median("seed").transpose("learning_rate", "bias").values
+        require(np.isfinite(steps).any(), f"There is no diagram of {name}: no cell of this sweep has one in most of its seeds.")  # fmt: skip
         return np.where(np.isfinite(steps), steps, np.nan)
 
     with panels(1, 3, width=13.0, height=4.0) as (figure, (left, middle, right)):
