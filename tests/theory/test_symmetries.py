@@ -50,7 +50,7 @@ def look_alikes(weights):
         "norm_1 without shift": layer.norm_1.scale**2 - sum(jnp.square(each).sum(axis=1) for each in (q, k, v)),
         "norm_1 without V": layer.norm_1.scale**2
         + layer.norm_1.shift**2
-        - sum(jnp.square(m).sum(axis=1) for m in (q, k)),  # fmt: skip
+        - sum(jnp.square(m).sum(axis=1) for m in (q, k)),
         "tokens alone": weights.token_embedding.sum(axis=0),
         "V 1": v.sum(axis=1),
         "Q.bias": layer.Q.bias,
