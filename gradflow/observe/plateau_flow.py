@@ -15,7 +15,7 @@ from gradflow.dynamics.trajectory import Trajectory, stacked
 from gradflow.dynamics.trees import along, squared_norm
 from gradflow.models import transformer
 from gradflow.models.transformer import Transformer
-from gradflow.theory.plateau_flow import blow_up, without_attention
+from gradflow.theory.plateau_flow import blow_up, resting_time, without_attention
 from gradflow.theory.symmetries import of_transformer, stream_norm
 
 GROUPS = ("Q", "K", "V", "O", "mlp", "embeddings", "norms", "head")
@@ -74,7 +74,7 @@ def adam(weights: Transformer, batch: Int[Array, "b T"], optimizer: Adam, rates:
     return _paths(flow, runs, batch, flow.cost.evaluations)
 
 
-def saddle(flow: Trajectory, batch: Int[Array, "b T"], count: int = 10, iterations: int = 80) -> xr.Dataset:
+def saddle(flow: Trajectory, batch: Int[Array, "b T"], count: int = 10, iterations: int = 160) -> xr.Dataset:
     """Along the plateau of a flow: gradient, ends of the spectrum, the lowest direction, its growth and the predicted end."""
     end = end_of_plateau(flow, without_attention(batch))
     until = len(flow.times) if np.isnan(end) else np.searchsorted(flow.times, end)
@@ -133,11 +133,12 @@ def escapes(runs: Mapping[tuple[float, int], Trajectory], batch: Int[Array, "b T
     level = without_attention(batch)
     scales, seeds = (sorted(set(each)) for each in zip(*runs, strict=True))
     shape = len(scales), len(seeds)
-    end, evaluations = np.full(shape, np.nan), np.full(shape, np.nan)
+    end, evaluations, rested = (np.full(shape, np.nan) for _ in range(3))
     predicted, loss = np.full((*shape, len(PARTS)), np.nan), np.full((*shape, len(PARTS)), np.nan)
     for (scale, seed), run in runs.items():
         at = scales.index(scale), seeds.index(seed)
         end[at], evaluations[at] = end_of_plateau(run, level), run.cost.evaluations
+        rested[at] = resting_time(run.times, run.loss, level) / end[at]
         for column, part in enumerate(PARTS if np.isfinite(end[at]) else ()):
             index = int(np.searchsorted(run.times, part * end[at]))
             predicted[(*at, column)] = run.times[index] + blow_up(_at(run.states, index), batch)
@@ -147,6 +148,7 @@ def escapes(runs: Mapping[tuple[float, int], Trajectory], batch: Int[Array, "b T
         "end": (grid, end, {"long_name": "end of the plateau: loss below the best without attention", "units": "time"}),
         "predicted": (parts, predicted, {"long_name": "its prediction by the blow-up of fourth order", "units": "time"}),
         "loss": (parts, loss, {"long_name": "loss where it is predicted", "units": "nat"}),
+        "rested": (grid, rested, {"long_name": "time within 2 % of that loss / end", "units": "1"}),
         "evaluations": (grid, evaluations, {"long_name": "gradients that the flow cost, a Hessian product for two", "units": "1"}),
     }  # fmt: skip
     coordinates = {"scale": scales, "seed": seeds, "part": list(PARTS)}

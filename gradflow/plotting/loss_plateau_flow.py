@@ -38,7 +38,7 @@ def losses(gradient: xr.Dataset, adam: xr.Dataset) -> Figure:
             _levels(axes, runs)
             axes.set(xlabel=_TIME, title=title)
             axes.margins(x=0)
-            axes.legend(loc="lower left")
+            axes.legend(loc="upper right")
         left.set_ylabel("population loss [nat]")
         return figure
 
@@ -48,19 +48,19 @@ def saddle_picture(saddle: xr.Dataset) -> Figure:
     with panels(1, 4, width=14, height=3.7) as (figure, (slope, ends, lives, end)):
         time = saddle["time"].values
         slope.plot(time, saddle["gradient"], color=BLUE, marker="o", markersize=3)
-        slope.set(xscale="log", yscale="log", ylabel="norm of the gradient", title="(a) gradient")
+        slope.set(yscale="log", ylabel="norm of the gradient", title="(a) gradient")
         ends.plot(time, saddle["highest"], color="0.6", marker="o", markersize=3, label="largest eigenvalue")
         ends.errorbar(time, -saddle["lowest"], saddle["error"], color=RED, marker="o", markersize=3, label="smallest, times -1")  # fmt: skip
         growth = saddle["growth"].values
         ends.plot(time, np.where(growth > 0, growth, np.nan), color=BLUE, marker="s", markersize=3, label="growth of attention's gradient")  # fmt: skip
-        ends.set(xscale="log", yscale="log", ylabel="1 / time", title="(b) spectrum and growth")
-        ends.legend(loc="center left")
+        ends.set(yscale="log", ylabel="1 / time", title="(b) spectrum and growth")
+        ends.legend(loc="center right")
         lives.stackplot(time, saddle["share"].values.T, colors=[_COLOURS[name] for name in saddle["group"].values], labels=list(saddle["group"].values), linewidth=0)  # fmt: skip
-        lives.set(xscale="log", ylim=(0, 1), ylabel="share of squared norm", title="(c) lowest direction")
-        lives.legend(loc="upper left", frameon=True, framealpha=0.9, fontsize=7)
+        lives.set(ylim=(0, 1), ylabel="share of squared norm", title="(c) lowest direction")
+        lives.legend(loc="lower center", bbox_to_anchor=(0.5, -0.5), ncols=4, fontsize=7)
         end.plot(time, saddle["predicted"], color=BLUE, marker="o", markersize=3, label="predicted from here")
         end.axhline(saddle.attrs["end"], label="measured", **THEORY)
-        end.set(xscale="log", yscale="log", ylabel="end of the plateau", title="(d) end, by fourth-order blow-up")
+        end.set(yscale="log", ylabel="end of the plateau", title="(d) end, by fourth-order blow-up")
         end.legend()
         for axes in (slope, ends, lives, end):
             axes.set_xlabel("time t")
@@ -79,13 +79,17 @@ def escape_picture(escape: xr.Dataset) -> Figure:
             axes.plot(scales, told, color=colour, linestyle="none", marker="x", markersize=4, label=labels)
         factor = np.exp(np.nanmean(np.log(ends) + 2 * np.log(scales)[:, None]))
         axes.plot(scales, factor * scales**-2.0, label=r"$\propto s^{-2}$", **THEORY)
-        design = np.stack([np.ones_like(scales), -np.log(scales)], axis=1)
-        mean = np.nanmean(ends, axis=1)
+        design, mean = np.stack([np.ones_like(scales), -np.log(scales)], axis=1), np.nanmean(ends, axis=1)
         a, b = np.linalg.lstsq(design / mean[:, None], np.ones_like(mean), rcond=None)[0]
-        line = a - b * np.log(scales)
-        axes.plot(scales, np.where(line > 0, line, np.nan), color="0.6", linestyle=":", label=r"best $a + b\,\ln(1/s)$")
+        fine = np.geomspace(scales[0], scales[-1], 200)
+        line = a - b * np.log(fine)
+        axes.plot(fine, np.where(line > 0, line, np.nan), color="0.6", linestyle=":", label=r"best $a + b\,\ln(1/s)$")
         axes.set(xscale="log", yscale="log", xlabel="initial scale s (1: 0.02)", ylabel="end of the plateau, t")
         axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
+        ticks = [
+            tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if axes.get_ylim()[0] < tick < axes.get_ylim()[1]
+        ]
+        axes.set_yticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.legend()
         return figure

@@ -140,7 +140,7 @@ def of_paths(losses: Losses, gradient: xr.Dataset, adam: xr.Dataset) -> list[Cla
     for name, runs in (("descent tends to gradient flow", gradient), ("Adam tends to Adam's flow", adam)):
         loss = runs["loss"].values
         early = runs["time"].values <= runs.attrs["end"] / 2
-        off = np.abs(loss[1:] - loss[0])[:, early].max(axis=1)
+        off = np.abs(loss[1:] - loss[0])[:, early].max(axis=1, initial=0)
         claims.append(
             near(
                 f"{name} at first order",
@@ -175,7 +175,8 @@ def of_escape(escape: xr.Dataset) -> list[Claim]:
         power, logarithm = misfit(lambda s: s**-2.0, scales, ends), misfit(lambda s: -np.log(s), scales, ends)
     return [
         near("halfway to its end the loss is that of the best model without attention", HERE, level, float(smallest["loss"].sel(part=0.5).mean()), 0.05, "nat, at the smallest scale: the rest of the model is still on its way"),
-        near("the end of the plateau is a power of the initial scale", HERE, -2.0, exponent, 0.2, "exponent over all scales, mean of seeds; the rest of the model learns, too"),
+        at_least("... and within 2 % of it", HERE, "time there / time until attention is needed", float(smallest["rested"].mean()), 0.2, "passing through takes a few percent; at the smallest scale"),
+        near("the end of the plateau is a power of the initial scale of attention", HERE, -2.0, exponent, 0.2, "exponent over all scales, mean of seeds; the rest of the model learns, too"),
         at_least("... and no logarithm of it", HERE, "misfit of a + b ln(1/s) over that of a + b / s^2", logarithm / power, 3.0, "both have two constants"),
         *(near(f"the blow-up of fourth order tells the end from {part:g} of it", HERE, 1.0, float((smallest["predicted"].sel(part=part) / smallest["end"]).mean()), 0.2, "predicted / measured at the smallest scale, what is not attention frozen") for part in escape["part"].values),
     ]  # fmt: skip
@@ -197,6 +198,10 @@ def resting_time(times: np.ndarray, loss: np.ndarray, level: float, within: floa
     """For how long the loss is within a part of a level, by linear interpolation on a fine grid."""
     fine = np.linspace(times[0], times[-1], 20_001)
     return float((np.abs(np.interp(fine, times, loss) / level - 1) < within).mean() * (times[-1] - times[0]))
+
+
+def _order(distances: np.ndarray, rates: list[float]) -> float:
+    return math.log(distances[0] / distances[1]) / math.log(rates[0] / rates[1]) if (distances > 0).all() else math.nan
 
 
 def _rate(dataset: xr.Dataset, run: int) -> float:

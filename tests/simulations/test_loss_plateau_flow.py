@@ -13,8 +13,8 @@ from gradflow.observe import plateau_flow as observed
 from gradflow.theory.plateau_flow import without_attention
 from simulations.loss_plateau_flow import Config, every_sequence, measure, prepare, run, start
 
-# two inputs that are 1 or 2: sixteen numbers of the smallest task of this kind, and scales at which it takes seconds
-TINY = Config(n=2, p=3, width=4, scales=(6.0, 8.0), scale=8.0, seeds=1, end=400.0, adam_end=0.05)
+# three inputs that are 1 or 2, and scales at which it takes seconds
+TINY = Config(n=3, p=3, width=4, scales=(4.0, 6.0), scaled="all", scale=6.0, seeds=1, end=400.0, adam_end=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_the_run_leaves_its_configuration_datasets_claims_and_pictures(folder):
     assert set(runs) == {"gradient", "adam", "saddle", "escape"}
     assert all(each.attrs["long_name"] and each.attrs["units"] for run in runs.values() for each in run.values())
     claims = json.loads((folder / "claims.json").read_text())
-    assert len(claims) == 18 and all(set(each) >= {"name", "predicted", "measured", "holds"} for each in claims)
+    assert len(claims) == 19 and all(set(each) >= {"name", "predicted", "measured", "holds"} for each in claims)
     assert {path.name for path in folder.glob("*.png")} == {"losses.png", "saddle.png", "escape.png", "conserved.png"}
     gradient, escape, saddle = (runs[name] for name in ("gradient", "escape", "saddle"))
     flow = gradient["loss"].sel(run="gradient flow").values
@@ -60,6 +60,13 @@ def test_the_start_is_the_usual_one_with_every_matrix_scaled():
     np.testing.assert_allclose(larger.layers[0].O.weight, 3 * usual.layers[0].O.weight, rtol=1e-15)
     np.testing.assert_array_equal(larger.norm.scale, 1)
     assert not np.array_equal(start(TINY, 1.0, 1).head, usual.head)
+    of_attention = start(TINY, 3.0, 0, "attention")
+    np.testing.assert_allclose(of_attention.layers[0].K.weight, 3 * usual.layers[0].K.weight, rtol=1e-15)
+    for name in ("up", "down"):
+        np.testing.assert_array_equal(
+            getattr(of_attention.layers[0], name).weight, getattr(usual.layers[0], name).weight
+        )
+    np.testing.assert_array_equal(of_attention.head, usual.head)
 
 
 def test_the_groups_of_a_direction_hold_all_its_parameters_once():
