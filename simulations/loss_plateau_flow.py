@@ -103,11 +103,13 @@ def start(config: Config, scale: float, seed: int, scaled: str = "all"):
         width=config.width, dtype=jnp.float64,
     )  # fmt: skip
 
-    def matrices(weights):
-        parts = [getattr(weights.layers[0], name) for name in "QKVO"] if scaled == "attention" else weights
-        return [leaf for leaf in jax.tree.leaves(parts) if leaf.ndim == 2]
+    def attention(weights):
+        return [getattr(weights.layers[0], name) for name in "QKVO"]
 
-    return eqx.tree_at(matrices, weights, [scale * matrix for matrix in matrices(weights)])
+    def times(part):
+        return jax.tree.map(lambda leaf: scale * leaf if leaf.ndim == 2 else leaf, part)
+
+    return times(weights) if scaled == "all" else eqx.tree_at(attention, weights, times(attention(weights)))
 
 
 def solve(config: Config, task, batch) -> "Iterator[tuple[str, xr.Dataset]]":

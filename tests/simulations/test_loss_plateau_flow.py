@@ -13,8 +13,8 @@ from gradflow.observe import plateau_flow as observed
 from gradflow.theory.plateau_flow import without_attention
 from simulations.loss_plateau_flow import Config, every_sequence, measure, prepare, run, start
 
-# three inputs that are 1 or 2, and scales at which it takes seconds
-TINY = Config(n=3, p=3, width=4, scales=(4.0, 6.0), scaled="all", scale=6.0, seeds=1, end=400.0, adam_end=0.05)
+# two inputs that are 1 or 2: a run that is too short for the plateau to end, which costs little but compiling
+TINY = Config(n=2, p=3, width=4, scales=(1.0, 2.0), scale=2.0, seeds=1, end=4.0, adam_end=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_run_leaves_its_configuration_datasets_claims_and_pictures(folder):
     gradient, escape, saddle = (runs[name] for name in ("gradient", "escape", "saddle"))
     flow = gradient["loss"].sel(run="gradient flow").values
     assert (np.diff(flow) < 1e-9).all()  # rtol 1e-5 of steps far smaller than that
-    assert (escape["end"].diff("scale") < 0).all()
+    assert np.isnan(escape["end"]).all() and {each["holds"] for each in claims} >= {True, None}
     np.testing.assert_allclose(saddle["share"].sum("group"), 1, rtol=1e-12)
 
 

@@ -50,7 +50,7 @@ def test_the_level_without_attention_is_the_entropy_of_a_table_of_bigrams():
     assert losses.floor < without_attention(BATCH) < losses.marginal
 
 
-def test_no_model_without_attention_is_below_its_level_and_one_of_tables_reaches_it():
+def test_a_sum_of_two_is_known_as_well_as_its_second_number_from_the_first():
     """The sum y_2 given y_1 = x_1 has the entropy of x_2: one output knows more than its marginal."""
     two = jnp.array([(*x, 5, x[0], sum(x) % 5) for x in itertools.product(range(1, 5), repeat=2)])
     assert without_attention(two) == pytest.approx((math.log(4) + 0 + math.log(4) + math.log(4)) / 4, rel=1e-12)
@@ -118,7 +118,7 @@ def test_claims_fail_where_the_end_is_a_logarithm_of_the_scale():
 
     def escape(ends):
         table = np.stack([ends, ends], axis=1)
-        variables = {"end": (("scale", "seed"), table)}
+        variables = {"end": (("scale", "seed"), table), "rested": (("scale", "seed"), np.full((3, 2), 0.5))}
         variables |= {
             name: (("scale", "seed", "part"), each[..., None])
             for name, each in (("predicted", table), ("loss", np.full((3, 2), 1.2)))
@@ -128,4 +128,4 @@ def test_claims_fail_where_the_end_is_a_logarithm_of_the_scale():
     held = {c.name: c.holds for c in plateau_flow.of_escape(escape(8 / scales**2))}
     failed = {c.name: c.holds for c in plateau_flow.of_escape(escape(8 - 3 * np.log(scales)))}
     assert set(held.values()) == {True}
-    assert [name for name in held if not failed[name]] == ["the end of the plateau is a power of the initial scale", "... and no logarithm of it"]  # fmt: skip
+    assert [name for name in held if not failed[name]] == ["the end of the plateau is a power of the initial scale of attention", "... and no logarithm of it"]  # fmt: skip
