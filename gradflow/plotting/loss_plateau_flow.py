@@ -77,14 +77,17 @@ def escape_picture(escape: xr.Dataset) -> Figure:
             told = escape["predicted"].sel(part=part).values
             labels = [f"predicted from {part:g} of it"] + [None] * (ends.shape[1] - 1)
             axes.plot(scales, told, color=colour, linestyle="none", marker="x", markersize=4, label=labels)
-        factor = np.exp(np.nanmean(np.log(ends) + 2 * np.log(scales)[:, None]))
-        axes.plot(scales, factor * scales**-2.0, label=r"$\propto s^{-2}$", **THEORY)
-        design, mean = np.stack([np.ones_like(scales), -np.log(scales)], axis=1), np.nanmean(ends, axis=1)
-        a, b = np.linalg.lstsq(design / mean[:, None], np.ones_like(mean), rcond=None)[0]
-        fine = np.geomspace(scales[0], scales[-1], 200)
-        line = a - b * np.log(fine)
-        axes.plot(fine, np.where(line > 0, line, np.nan), color="0.6", linestyle=":", label=r"best $a + b\,\ln(1/s)$")
-        axes.set(xscale="log", yscale="log", xlabel="initial scale s (1: 0.02)", ylabel="end of the plateau, t")
+        if np.isfinite(ends).all():  # every run came to the end
+            fine, mean = np.geomspace(scales[0], scales[-1], 200), ends.mean(axis=1)
+            factor = np.exp(np.mean(np.log(mean) + 2 * np.log(scales)))
+            axes.plot(fine, factor * fine**-2.0, label=r"$\propto s^{-2}$", **THEORY)
+            design = np.stack([np.ones_like(scales), -np.log(scales)], axis=1) / mean[:, None]
+            a, b = np.linalg.lstsq(design, np.ones_like(mean), rcond=None)[0]
+            line = a - b * np.log(fine)
+            axes.plot(
+                fine, np.where(line > 0, line, np.nan), color="0.6", linestyle=":", label=r"best $a + b\,\ln(1/s)$"
+            )
+        axes.set(xscale="log", yscale="log", xlabel="initial scale s, in units of 0.02", ylabel="end of the plateau, t")
         axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
         ticks = [
             tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if axes.get_ylim()[0] < tick < axes.get_ylim()[1]
