@@ -74,11 +74,11 @@ def adam(weights: Transformer, batch: Int[Array, "b T"], optimizer: Adam, rates:
     return _paths(flow, runs, batch, flow.cost.evaluations)
 
 
-def saddle(flow: Trajectory, batch: Int[Array, "b T"], count: int = 10, iterations: int = 160) -> xr.Dataset:
+def saddle(flow: Trajectory, batch: Int[Array, "b T"], count: int = 12, iterations: int = 160) -> xr.Dataset:
     """Along the plateau of a flow: gradient, ends of the spectrum, the lowest direction, its growth and the predicted end."""
     end = end_of_plateau(flow, without_attention(batch))
     until = len(flow.times) if np.isnan(end) else np.searchsorted(flow.times, end)
-    chosen = np.unique(np.searchsorted(flow.times, np.geomspace(0.1, 1, count) * flow.times[until - 1]))
+    chosen = np.unique(np.searchsorted(flow.times, np.linspace(0.1, 1, count) * flow.times[until - 1]))
     rows = []
     for index in chosen:
         weights = _at(flow.states, index)

@@ -45,7 +45,7 @@ def losses(gradient: xr.Dataset, adam: xr.Dataset) -> Figure:
 
 def saddle_picture(saddle: xr.Dataset) -> Figure:
     """Along the plateau: the gradient, eigenvalues and growth, where the lowest direction lives, the end as predicted."""
-    with panels(1, 4, width=14, height=3.7) as (figure, (slope, ends, lives, end)):
+    with panels(1, 4, width=14, height=4) as (figure, (slope, ends, lives, end)):
         time = saddle["time"].values
         slope.plot(time, saddle["gradient"], color=BLUE, marker="o", markersize=3)
         slope.set(yscale="log", ylabel="norm of the gradient", title="(a) gradient")
@@ -57,10 +57,11 @@ def saddle_picture(saddle: xr.Dataset) -> Figure:
         ends.legend(loc="center right")
         lives.stackplot(time, saddle["share"].values.T, colors=[_COLOURS[name] for name in saddle["group"].values], labels=list(saddle["group"].values), linewidth=0)  # fmt: skip
         lives.set(ylim=(0, 1), ylabel="share of squared norm", title="(c) lowest direction")
-        lives.legend(loc="lower center", bbox_to_anchor=(0.5, -0.5), ncols=4, fontsize=7)
+        figure.legend(*lives.get_legend_handles_labels(), loc="outside lower center", ncols=8, title="(c):", fontsize=8)
         end.plot(time, saddle["predicted"], color=BLUE, marker="o", markersize=3, label="predicted from here")
         end.axhline(saddle.attrs["end"], label="measured", **THEORY)
-        end.set(yscale="log", ylabel="end of the plateau", title="(d) end, by fourth-order blow-up")
+        end.set(ylabel="end of the plateau", title="(d) end, by fourth-order blow-up")
+        end.set_ylim(bottom=0)
         end.legend()
         for axes in (slope, ends, lives, end):
             axes.set_xlabel("time t")
