@@ -19,12 +19,13 @@ from gradflow.dynamics.trees import as_arrays
 class Ritz(NamedTuple):
     """Estimates of eigenvalues, ascending: `values` (k,), each within its `errors` (k,) of an eigenvalue of the Hessian.
 
-    The ends of the spectrum are met first. `leading` is the unit vector that belongs to the largest value.
+    The ends of the spectrum are met first. `leading` is the unit vector that belongs to the largest value, `lowest` to the smallest.
     """
 
     values: Float[Array, " k"]
     errors: Float[Array, " k"]
     leading: PyTree
+    lowest: PyTree
 
 
 def sharpness(loss: Callable, params: PyTree, *data: PyTree, iterations: int = 16) -> Float[Array, ""]:
@@ -75,7 +76,8 @@ def _lanczos(loss, params, data, iterations) -> Ritz:
     zeros = jnp.zeros(k, flat.dtype)
     basis, diagonal, beyond, _ = jax.lax.fori_loop(0, k, iterate, (basis, zeros, zeros, fresh(0, basis)))
     values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beyond[:-1], 1) + jnp.diag(beyond[:-1], -1))
-    return Ritz(values, beyond[-1] * jnp.abs(vectors[-1]), unravel(basis.T @ vectors[:, -1]))
+    lowest, leading = (unravel(basis.T @ vectors[:, end]) for end in (0, -1))
+    return Ritz(values, beyond[-1] * jnp.abs(vectors[-1]), leading, lowest)
 
 
 @eqx.filter_jit

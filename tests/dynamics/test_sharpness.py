@@ -31,8 +31,8 @@ def test_both_ends_of_the_spectrum_are_those_of_the_matrix(whole):
         np.testing.assert_allclose(ritz.values[ends], values[ends], rtol=0, atol=1e-6 * values[-1])
     off = np.abs(np.asarray(ritz.values)[:, None] - values).min(axis=1)
     np.testing.assert_array_less(off, np.asarray(ritz.errors) + 1e-12)  # rounding; the bound itself is exact
-    overlap = abs(ravel_pytree(ritz.leading)[0] @ vectors[:, -1])
-    assert overlap == pytest.approx(1, abs=1e-4)
+    for vector, of_matrix in ((ritz.leading, vectors[:, -1]), (ritz.lowest, vectors[:, 0])):
+        assert abs(ravel_pytree(vector)[0] @ of_matrix) == pytest.approx(1, abs=1e-4)
     assert float(sharpness(cooccurrence.loss, weights, batch)) == pytest.approx(values[-1], rel=1e-3)
 
 
