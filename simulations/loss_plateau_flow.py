@@ -60,25 +60,13 @@ PRESETS = {
 GRADIENT_RATES, ADAM_RATES, DECAYS = (1e-3, 5e-4), (1e-3, 2.5e-4), (0.9, 0.999)
 
 
-def every_sequence(task):
-    """All prompts of a window sum with their outputs."""
-    import itertools
-
-    import jax
-    import jax.numpy as jnp
-
-    x = jnp.array(list(itertools.product(range(1, task.p), repeat=task.n)), jnp.int32)
-    prompts = jnp.pad(x, ((0, 0), (0, 1)), constant_values=task.p)
-    return jnp.concatenate([prompts, jax.vmap(task.answer)(prompts)], axis=1)
-
-
 def prepare(config: Config) -> tuple:
     """The task and all its sequences. Refuses what cannot be run."""
     from itertools import pairwise
 
     from gradflow import enable_x64
     from gradflow.errors import require
-    from gradflow.tasks.sequences import WindowSum
+    from gradflow.tasks.sequences import WindowSum, every_sequence
 
     enable_x64()
     require(config.seeds >= 1, f"seeds must be positive, got {config.seeds}.")
@@ -86,8 +74,7 @@ def prepare(config: Config) -> tuple:
     require(config.scale > 0, f"scale must be positive, got {config.scale}.")
     require(config.end > 1 and config.adam_end > 0, "end must be later than 1, adam_end later than 0.")
     task = WindowSum(config.n, config.p)
-    require((config.p - 1) ** config.n <= 4096, f"At most 4096 prompts, got {(config.p - 1) ** config.n}.")
-    return task, every_sequence(task)
+    return task, every_sequence(task, limit=4096)
 
 
 def start(config: Config, scale: float, seed: int, scaled: str = "all"):

@@ -45,7 +45,7 @@ def overview(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
         for name, label in {"initial": r"$\ln$ vocabulary", "marginal": "all outputs at their marginals", "plateau": "first outputs right", "floor": "all right"}.items():  # fmt: skip
             if np.isfinite(numbers[f"told_{name}"]):
                 loss.axhline(float(numbers[f"told_{name}"]), **THEORY)
-                loss.annotate(label, (1, float(numbers[f"told_{name}"])), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5)  # fmt: skip
+                loss.annotate(label, (1, float(numbers[f"told_{name}"])), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=7.5)  # fmt: skip
         loss.set(ylabel="cross-entropy (nat)", title="(a) Loss")
         mesh = outputs.pcolormesh(step, 1 + np.arange(run.sizes["output"]), run["accuracy"].T, norm=Normalize(0, 1), cmap="cividis", shading="nearest", rasterized=True)  # fmt: skip
         figure.colorbar(mesh, ax=outputs, label="share right")
@@ -63,7 +63,7 @@ def overview(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
         ahead = float(numbers["lead"])
         told = f"Attention is ahead by {ahead:.0f} steps" if np.isfinite(ahead) else "Attention and accuracy"
         lead.set(ylim=(0, 1.03), title=f"(c) {told}")
-        lead.legend(loc="upper left")
+        lead.legend(loc="best")
         by_token = run["loss_by_token"]
         for index in range(run.sizes["output"]):
             colour = ORANGE if index == 0 else "0.6"
@@ -73,7 +73,7 @@ def overview(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
         tokens.legend(loc="lower left")
         repeats.plot(step, run["repetition"], color=PINK, label=r"equal neighbours $\rho$")
         repeats.axhline(float(numbers["repetition_data"]), **THEORY)
-        repeats.annotate(r"$\rho$ of the data", (1, float(numbers["repetition_data"])), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5)  # fmt: skip
+        repeats.annotate(r"$\rho$ of the data", (1, float(numbers["repetition_data"])), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=7.5)  # fmt: skip
         repeats.plot(step, run["agreement"], color=SKY, linewidth=1.0, label=r"equal the first, $\alpha_1$")
         repeats.set(xlabel="step", ylim=(0, 1.03), title="(e) Repetition in the outputs")
         repeats.legend(loc="upper right")

@@ -45,7 +45,7 @@ def overview(results: xr.Dataset) -> Figure:
                     step, accuracy.min("seed"), accuracy.max("seed"), color=colour, alpha=0.12, linewidth=0
                 )
             axes.set(xlabel="step", ylabel="accuracy", ylim=(0, 1.03), title=title)
-            axes.legend(loc="center right")
+            axes.legend(loc="best")
         rows = {**by_strength, **by_start, **copied}
         rows |= {
             f"{part} random": (colour, f"{part}, random")
@@ -71,11 +71,12 @@ def overview(results: xr.Dataset) -> Figure:
         when.tick_params(axis="y", labelsize=7)
         when.invert_yaxis()
         for axes, name, title in (
-            (collapse, "cosine", "(e) Cosine of hidden states"),
-            (repeats, "repetition", r"(f) Repetition $\rho$"),
+            (collapse, "cosine", "(e) Cosine of hidden states, as in (a)"),
+            (repeats, "repetition", r"(f) Repetition $\rho$, as in (a)"),
         ):
             for each, (colour, label) in by_strength.items():
                 axes.plot(step, results[name].sel(intervention=each).median("seed"), color=colour, label=label)
-            axes.set(xlabel="step", ylim=(-0.05, 1.03), title=title)
+            axes.set(xlabel="step", title=title)
+            axes.set_ylim(top=1.03)
             axes.legend(loc="center right" if name == "cosine" else "upper right")
         return figure

@@ -42,10 +42,11 @@ def settings(sweep: xr.Dataset, titles: Sequence[str]) -> Figure:
                 if seed == middle:
                     for name, (colour, label) in _CURVES.items():
                         each.plot(step, one[name], color=colour, linewidth=1.3, label=label)
-            each.set(title=title, ylim=(-0.05, 1.05))
+            each.set(title=title)
+            each.set_ylim(top=1.05)
         for each in axes.ravel()[len(titles) :]:
             each.set_axis_off()
-        for each in axes[-1]:
+        for each in axes.ravel()[max(len(titles) - columns, 0) : len(titles)]:  # below which there is none
             each.set_xlabel("step")
         handles, labels = axes.ravel()[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

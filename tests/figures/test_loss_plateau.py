@@ -194,16 +194,19 @@ def test_each_setting_is_a_panel_on_steps_of_its_own():
     random, step = np.random.default_rng(2), np.tile(np.arange(6.0), (7, 3, 1))
     step[3:] *= 10
     step[3:, :, 4:] = np.nan
-    over = ("setting", "seed", "save_point")
+    over = ("setting", "seed", "step")
     columns = {name: (over, np.where(np.isnan(step), np.nan, random.uniform(size=step.shape))) for name in ("accuracy", "progress", "cosine", "repetition")}  # fmt: skip
     half = np.tile([3.0, np.nan, 1.0], (7, 1))
     sweep = xr.Dataset(
-        {**columns, "step": (over, step), "accuracy_50": (("setting", "seed"), half)}, {"seed": [4, 5, 6]}
+        {**columns, "accuracy_50": (("setting", "seed"), half)}, {"seed": [4, 5, 6], "step": (over, step)}
     )
     titles = [f"setting {index}" for index in range(7)]
     figure = loss_plateau_sweeps.settings(sweep, titles)
     shown = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title(loc="left") for axes in shown] == titles
+    assert [axes.get_xlabel() for axes in shown] == [""] * 2 + [
+        "step"
+    ] * 5  # five in a row: of the first, two are above others
     for index, axes in enumerate(shown):
         drawn = {line.get_label(): line for line in axes.lines}
         for label, name in {"accuracy": "accuracy", "attention progress": "progress", "cosine of hidden states": "cosine", r"repetition $\rho$": "repetition"}.items():  # fmt: skip
