@@ -110,13 +110,15 @@ def test_a_bias_acts_from_its_step_on_and_a_factor_of_one_not_at_all(datasets, s
     np.testing.assert_array_equal(biased == without, without["step"] < start)
 
 
-@pytest.mark.parametrize("task", ["permutation", "addition"])
+@pytest.mark.parametrize(
+    "task", ["permutation", *(pytest.param(each, marks=pytest.mark.slow) for each in ("histogram", "addition"))]
+)
 def test_tasks_of_other_shapes_are_measured_with_their_own_layers(task, check_kept):
-    """Two layers and two strategies; no closed form of the plateau."""
+    """Two layers and two strategies; two layers and clipped gradients; no closed form of the plateau."""
     config = dataclasses.replace(TINY, task=task, n=None, p=None, steps=8, save_every=1)
     measured = measure(config)
     check_kept(measured)
-    vocabulary = {"permutation": 8 + 8 + 1, "addition": 12}[task]
+    vocabulary = {"permutation": 8 + 8 + 1, "histogram": 8 + 1, "addition": 12}[task]
     assert float(measured["loss_initial"]) == pytest.approx(math.log(vocabulary), abs=0.03)  # as above
 
 
