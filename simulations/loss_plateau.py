@@ -61,7 +61,7 @@ class Config:
     """its largest value"""
     warm_up: int = 0
     """steps over which it grows from 0"""
-    cosine: bool = False
+    cosine_decay: bool = False
     """let it fall to 0 again until the end"""
     clip: float | None = None
     """largest norm of the gradient (default: the task's in the paper; histogram has 1)"""
@@ -119,7 +119,7 @@ def prepare(config: Config, seed: int) -> "Callable[..., tuple[xr.Dataset, Trans
         key_weights, vocabulary=task.vocabulary, context=task.length, layers=LAYERS.get(config.task, 1) if config.layers is None else config.layers,
         heads=config.heads, width=config.width, attention=config.attention,
     )  # fmt: skip
-    cosine_to = config.steps if config.cosine else None
+    cosine_to = config.steps if config.cosine_decay else None
     clip = CLIP.get(config.task) if config.clip is None else config.clip
     recipe = Recipe(config.optimizer, config.warm_up, cosine_to, clip)
     return partial(

@@ -100,6 +100,8 @@ def measured(task: Task) -> bytes:
     """The numbers of a member, as the content of a NetCDF file: the same bytes for the same numbers."""
     module = module_of(task.simulation)
     dataset = module.measure(configured(module.Config, task.fields))
+    if lost := sorted(set(task.fields) & set(getattr(dataset, "data_vars", ()))):
+        raise TypeError(f"measure must not call what it returns {', '.join(lost)}, as Config does its fields: a sweep over them would hide it")  # fmt: skip
     try:
         large = {name: variable.astype(float) for name, variable in dataset.variables.items() if _is_large(variable)}
         return bytes(dataset.assign(large).to_netcdf(engine="scipy"))

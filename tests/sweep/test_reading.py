@@ -325,3 +325,9 @@ def test_workers_start_without_numpy_and_names_are_found_when_asked_for():
     assert callable(gradflow.sweep.pack) and callable(gradflow.sweep.summarise)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         gradflow.sweep.nothing  # noqa: B018
+
+
+def test_a_measure_that_is_called_like_a_field_is_refused_and_not_hidden_by_its_axis(tmp_path, monkeypatch):
+    monkeypatch.setattr(readable, "measure", lambda config: xr.Dataset({"rate": 1.0}))
+    (line,) = run(Sweep(readable), tmp_path / "s", workers=0).failed.values()
+    assert line.startswith("TypeError: measure must not call what it returns rate")
