@@ -144,7 +144,7 @@ def test_every_size_that_is_not_said_is_that_of_the_preset(preset, tasks):
         ({"layers": 0}, "layers must be positive, got 0"),
         ({"heads": 3}, "width must be a multiple of heads"),
         ({"warm_up": -1}, "warm_up must be"),
-        ({"warm_up": 30, "cosine": True}, "cosine_to must be a step behind the warm-up of 30"),
+        ({"warm_up": 30, "cosine_decay": True}, "cosine_to must be a step behind the warm-up of 30"),
         ({"clip": 0.0}, "clip must be positive"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"batch_size": 0}, "batch_size must be a positive"),
