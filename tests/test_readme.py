@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gradflow.listing import scripts_in
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -39,12 +41,17 @@ def test_the_commands_run_and_the_figures_are_drawn_from_their_runs(tmp_path):
     blocks = [block for block in _blocks("bash") if "dask" not in block]
     commands = [line.rpartition("&& ")[2] for block in blocks for line in block.splitlines()]
     simulations = [command for command in commands if "simulations" in command or "gradflow.sweep" in command]
-    assert len(simulations) == 10
-    for command in [*simulations, ".venv/bin/python -m derivations", ".venv/bin/python -m figures"]:
+    assert len(simulations) == 13
+    seconds = {name: int(each) for name, each in re.findall(r"`python -m figures (\w+)` \| (\d+) \|", README)}
+    assert set(seconds) == set(scripts_in(ROOT / "figures"))
+    figures = " ".join(
+        name for name in seconds if seconds[name] < 300
+    )  # the others draw sweeps: tests/figures has small ones
+    for command in [*simulations, ".venv/bin/python -m derivations", f".venv/bin/python -m figures {figures}"]:
         done = _run(command.replace(".venv/bin/python", sys.executable), tmp_path)
         assert done.returncode == 0, done.stderr
-    assert "making it" not in done.stdout  # the figures found the runs of the two commands
-    assert len(list((tmp_path / "runs" / "figures").rglob("*.png"))) == 26
+    assert "making it" not in done.stdout  # the figures found the runs of the commands
+    assert len(list((tmp_path / "runs" / "figures").rglob("*.png"))) == 33
 
 
 @pytest.fixture
