@@ -6,6 +6,7 @@ A folder that holds a run is not written over unless told so.
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +22,27 @@ if TYPE_CHECKING:
 CONFIG, CLAIMS = "config.json", "claims.json"
 
 
-def begin(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> Path:
-    """Make the folder of a run and write its config.json. Refuses a folder that holds a run, unless `overwrite`."""
+def begin(folder: Path, config: dict[str, Any], *, overwrite: bool = False, unfinished: str | None = None) -> Path:
+    """Make the folder of a run and write its config.json. Refuses a folder that holds a run, unless `overwrite`.
+
+    unfinished   pattern of what an interrupted run leaves to go on from: kept for the same config, refused for another one, and
+                 removed by `overwrite`
+    """
     folder = Path(folder)
     require(not folder.exists() or folder.is_dir(), f"{folder} is a file; --out takes a folder.")
+    begun = [*folder.glob(unfinished)] if unfinished else []
+    holds = f"{folder} holds another run" + (" that is not finished" if begun else "")
+    same = not begun or _without_out(load_config(folder / CONFIG)) == _without_out(
+        json.loads(json.dumps(config, default=str))
+    )
     require(
-        overwrite or not any(folder.glob("*.nc")),
-        f"{folder} holds another run; choose another --out, or add --overwrite to replace it.",
+        overwrite or (same and not any(folder.glob("*.nc"))),
+        f"{holds}; choose another --out, or add --overwrite to replace it.",
     )
     try:
         make_folder(folder)
+        for stale in begun if overwrite else ():
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         with complete_or_absent(folder / CONFIG) as path:
             path.write_text(json.dumps(config, indent=2, default=str) + "\n")
     except OSError as error:
@@ -38,6 +50,11 @@ def begin(folder: Path, config: dict[str, Any], *, overwrite: bool = False) -> P
     for stale in (*folder.glob("*.nc"), folder / CLAIMS):
         stale.unlink(missing_ok=True)
     return folder
+
+
+def _without_out(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration makes a run another one: neither where it lies, nor that it replaced one."""
+    return {name: value for name, value in config.items() if name not in ("out", "overwrite")}
 
 
 def save(folder: Path, name: str, run: "xr.Dataset") -> Path:

@@ -7,6 +7,7 @@ Gopalani and Hu (2025), arXiv 2506.13688. Every step sees fresh sequences. Train
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -88,7 +89,7 @@ class Config:
         task = tasks[self.task]
         said = {name: getattr(self, name) for name in ("n", "p", "k") if getattr(self, name) is not None}
         for name in said:
-            require(hasattr(task, name), f"{self.task} has no {name}; it has {', '.join(asdict(task))}.")
+            require(name in asdict(task), f"{self.task} has no {name}; it has {', '.join(asdict(task))}.")
         return replace(task, **said)
 
 
@@ -112,7 +113,8 @@ def prepare(config: Config, seed: int) -> "Callable[..., tuple[xr.Dataset, Trans
     task = config.task_at_size()
     for name in ("batch_size", "held_out"):
         require(getattr(config, name) >= 1, f"{name} must be a positive number of sequences, got {getattr(config, name)}.")  # fmt: skip
-    require(config.learning_rate > 0, f"learning_rate must be positive, got {config.learning_rate}.")
+    require(0 < config.learning_rate < inf, f"learning_rate must be positive, got {config.learning_rate}.")
+    require(isfinite(config.bias), f"bias must be a number, got {config.bias}.")
     loss_plateau.save_points(config.steps, config.save_every)
     key_weights, key_data = jax.random.split(jax.random.key(seed))
     weights = transformer.init(
@@ -154,7 +156,7 @@ def run(config: Config) -> None:
     task = config.task_at_size()
     seeds = range(config.seed, config.seed + config.seeds)
     trainings = [prepare(config, seed) for seed in seeds]
-    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
+    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite, unfinished="seed_*.npz")
     checkpoints = [folder / f"seed_{seed}.npz" for seed in seeds]
     runs = [train(checkpoint=each)[0] for train, each in zip(trainings, checkpoints, strict=True)]
     numbers = [summary(each, task) for each in runs]

@@ -9,6 +9,7 @@ interventions.nc holds numbers and curves over intervention and seed.
 """
 
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,7 +74,7 @@ def prepare(config: Config) -> "WindowSum":
 
     require(config.seeds >= 1, f"seeds must be positive, got {config.seeds}.")
     require(config.batch_size >= 1, f"batch_size must be a positive number of sequences, got {config.batch_size}.")
-    require(config.learning_rate > 0, f"learning_rate must be positive, got {config.learning_rate}.")
+    require(0 < config.learning_rate < inf, f"learning_rate must be positive, got {config.learning_rate}.")
     require(bool(config.strengths) or not config.starts, "starts are those of the largest of strengths; give one.")
     for part in config.parts:
         require(part in PARTS, f"Unknown part {part!r}; known are {', '.join(PARTS)}.")
@@ -107,7 +108,7 @@ def train_all(config: Config, seed: int) -> "xr.Dataset":
 
     whole, donor = learn(begin(key_donor), key_donor_data, steps=config.donor_steps)
     right = float(whole["accuracy"][-1].mean())
-    require(right > 0.99, f"The model to copy from is right in {right:.2f} of the outputs (seed {seed}); it needs more donor_steps.")  # fmt: skip
+    require(right > 0.99, f"The model to copy from is right in {right:.2f} of the outputs (seed {seed}); it needs more --donor-steps (and --overwrite).")  # fmt: skip
     start = begin(key_weights)
     runs = {"none": learn(start, key_data)}
     for strength in config.strengths:
@@ -137,8 +138,6 @@ def run(config: Config) -> None:
 
     Seeds are members of a sweep in `config.out`/members, a process each: what was interrupted goes on with the same flags.
     """
-    import shutil
-
     from gradflow import store
     from gradflow.errors import require
     from gradflow.plotting.loss_plateau_interventions import draw_all
@@ -148,10 +147,8 @@ def run(config: Config) -> None:
     from gradflow.theory.loss_plateau import intervention_claims
 
     prepare(config)
-    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite)
+    folder = store.begin(config.out, asdict(config), overwrite=config.overwrite, unfinished="members")
     members = folder / "members"
-    if config.overwrite:
-        shutil.rmtree(members, ignore_errors=True)
     base = replace(config, seeds=1)
     done = run_sweep(
         Sweep("simulations.loss_plateau_interventions", seeds=config.seeds, base=base), members, retry_failed=True

@@ -89,3 +89,20 @@ def test_a_file_in_the_way_of_the_folder_is_one_clear_line(tmp_path):
         store.begin(tmp_path / "file", {})
     with pytest.raises(InputError, match="Cannot write"):
         store.begin(tmp_path / "file" / "below", {})
+
+
+def test_what_is_unfinished_goes_on_for_the_same_configuration_and_is_removed_by_overwriting(tmp_path):
+    config = {"seed": 3, "sizes": (1, 2), "out": tmp_path, "overwrite": False}
+    store.begin(tmp_path, config, unfinished="*.npz")
+    (tmp_path / "a.npz").touch()
+    store.begin(tmp_path, config | {"out": "elsewhere"}, unfinished="*.npz")
+    assert (tmp_path / "a.npz").exists()
+    with pytest.raises(InputError, match="that is not finished; choose another --out, or add --overwrite"):
+        store.begin(tmp_path, config | {"seed": 4}, unfinished="*.npz")
+    assert store.load_config(tmp_path / "config.json")["seed"] == 3
+    store.begin(tmp_path, config | {"seed": 4}, unfinished="*.npz", overwrite=True)
+    assert not (tmp_path / "a.npz").exists() and store.load_config(tmp_path / "config.json")["seed"] == 4
+    (tmp_path / "members").mkdir()
+    (tmp_path / "members" / "one").touch()
+    store.begin(tmp_path, config, unfinished="members", overwrite=True)
+    assert not (tmp_path / "members").exists()

@@ -49,8 +49,7 @@ def descend(
                 descent. SGD needs a `key`
     sampling    without_replacement: a fresh permutation each epoch (an incomplete last batch is left out);
                 with_replacement: independent draws each step
-    stream      `stream(step) -> (batch, ...)`, fresh arguments of the loss for each step, made inside the compiled loop, such as
-                `tasks.sequences.Fresh(task, size, key)`
+    stream      `stream(step) -> (batch, ...)`, fresh arguments of the loss for each step, made inside the compiled loop
     held_out    the same for each save point, in place of `data`: what the loss is measured on, and what `save` and
                 `invariants` see
     optimizer   learning_rate -> optax optimizer, such as `optax.adam`, `functools.partial(optax.adam, b1=0.95)` or one of

@@ -468,7 +468,7 @@ SMALL: dict[str, Task] = {
     "histogram": Histogram(8, 6),
     "copy": Copy(8, 10),
     "reverse": Copy(8, 10, reverse=True),
-    **{f"repeat_{blocks}": Repeat(8, 10, blocks) for blocks in (1, 2, 4)},
+    **{f"repeat_{blocks}": Repeat(12, 10, blocks) for blocks in (1, 2, 4)},
     **{mix: ConcatenatedSums(mix, 11) for mix in MIXES},
 }
 """The same at sizes that are learned in seconds, but for the concatenated sums, whose segments are of 16 numbers."""

@@ -90,8 +90,10 @@ def test_an_interrupted_run_goes_on_with_the_same_command_to_the_same_numbers(
     with pytest.raises(KeyboardInterrupt):
         run(config)
     assert not list(config.out.glob("*.nc")) and len(list(config.out.glob("*.npz"))) == 2
-    with pytest.raises(InputError, match="checkpoint of another run"):  # never mixed with what other flags ask for
+    begun = (config.out / "config.json").read_text()
+    with pytest.raises(InputError, match="another run that is not finished; choose another --out, or add --overwrite"):
         run(dataclasses.replace(config, steps=31))
+    assert (config.out / "config.json").read_text() == begun  # with which it goes on
     calls.clear()
     calls += [None] * 100
     stored = store.load_config(finished / "config.json")  # all that is needed to run again
@@ -147,6 +149,9 @@ def test_every_size_that_is_not_said_is_that_of_the_preset(preset, tasks):
         ({"warm_up": 30, "cosine_decay": True}, "cosine_to must be a step behind the warm-up of 30"),
         ({"clip": 0.0}, "clip must be positive"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("inf")}, "learning_rate must be positive"),
+        ({"bias": float("nan")}, "bias must be a number"),
+        ({"task": "124_disjoint_444", "n": 16}, "124_disjoint_444 has no n; it has mix, p"),
         ({"batch_size": 0}, "batch_size must be a positive"),
         ({"held_out": 0}, "held_out must be a positive"),
         ({"save_every": 0}, "save_every must be a positive"),
