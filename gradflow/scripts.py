@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, get_type_hints
 
 from gradflow.errors import InputError, require
 from gradflow.precision import enable_compilation_cache, enable_x64
@@ -88,9 +88,10 @@ def one_line_errors() -> Iterator[None]:
 
 def _from_file(kind: type[Config], path: Path) -> Config:
     from gradflow.store import load_config
+    from gradflow.sweep.plan import as_meant
 
-    stored = load_config(path)
+    stored, kinds = load_config(path), get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = set(stored) - set(fields)
     require(not unknown, f"{path} belongs to another script: it has {', '.join(sorted(unknown))}.")
-    return kind(**{name: Path(value) if name == "out" else value for name, value in stored.items()})
+    return kind(**{name: as_meant(kinds[name], value) for name, value in stored.items()})

@@ -42,6 +42,19 @@ def test_a_stored_configuration_is_enough_to_run_again(tmp_path):
     assert parse(PRESETS, "doc", ["--config", str(stored), "--size", "9"]) == dataclasses.replace(first, size=9)
 
 
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    scales: tuple[float, ...] = (0.5, 2.0)
+    file: Path | None = None
+    out: Path = Path("runs/x")
+
+
+def test_tuples_and_paths_come_back_from_a_stored_configuration(tmp_path):
+    first = Lists(scales=(1.0, 3.0), file=tmp_path / "questions.txt")
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(first), default=str))
+    assert parse({"small": Lists()}, "doc", ["--config", str(tmp_path / "config.json")]) == first
+
+
 def test_a_configuration_of_another_script_or_a_broken_one_is_refused(tmp_path):
     stored = tmp_path / "config.json"
     stored.write_text('{"temperature": 1}')

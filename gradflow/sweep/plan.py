@@ -163,13 +163,13 @@ def configured(config: type, fields: Mapping[str, Any]) -> Any:
     """The Config of a member, from fields as JSON has them. It runs on one core: where a Config has `workers`, that is 1."""
     kinds = fields_of(config)
     alone = {"workers": 1} if "workers" in config.__dataclass_fields__ else {}
-    return config(**{name: _as_meant(kinds.get(name), value) for name, value in fields.items()}, **alone)
+    return config(**{name: as_meant(kinds.get(name), value) for name, value in fields.items()}, **alone)
 
 
-def _as_meant(kind: Any, value: Any) -> Any:
-    """What JSON made a list or a string of."""
+def as_meant(kind: Any, value: Any) -> Any:
+    """What JSON made a list or a string of, for a field of this type: a tuple, a path."""
     if isinstance(value, list | tuple):
-        return tuple(_as_meant(None, each) for each in value)
+        return tuple(as_meant(None, each) for each in value)
     return Path(value) if isinstance(value, str) and Path in (kind, *get_args(kind)) else value
 
 
