@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import types
 
 import equinox as eqx
 import jax
@@ -83,7 +84,8 @@ def assert_same(one, two):
 
 
 def stopping(monkeypatch, at, error):
-    """Have the next training stop once it has reported so many save points."""
+    """Have the next training stop once it has reported so many save points, each on its own."""
+    monkeypatch.setattr(training, "STRETCH", 1)
     reports = iter(range(1, 100))
 
     def report(*args, **options):
@@ -91,6 +93,26 @@ def stopping(monkeypatch, at, error):
             raise error
 
     monkeypatch.setattr(progress, "report", report)
+
+
+def advances(monkeypatch, stretch=training.STRETCH, interrupted=0):
+    """[from step, to step, save points] of each stretch of the next trainings, of full length whatever the time that they take.
+
+    The first call looks at the start. That number `interrupted` is interrupted when its steps are taken.
+    """
+    monkeypatch.setattr(training, "STRETCH", stretch)
+    monkeypatch.setattr(training, "PATIENCE", 1e9)
+    calls, advance = [], training._advance
+
+    def spied(*args):
+        state, rows, seen = advance(*args)
+        calls.append((int(args[3].step), int(state.step), int(seen)))
+        if len(calls) == interrupted:
+            raise KeyboardInterrupt
+        return state, rows, seen
+
+    monkeypatch.setattr(training, "_advance", spied)
+    return calls
 
 
 def left_in(path):
@@ -124,29 +146,85 @@ def test_a_resumed_run_takes_only_the_steps_that_were_left(path, monkeypatch):
     stopping(monkeypatch, 3, KeyboardInterrupt)
     run(path)
     monkeypatch.undo()
-    until, advance = [], training._advance
-    monkeypatch.setattr(
-        training, "_advance", lambda *args: until.append((int(args[2].step), int(args[-1]))) or advance(*args)
-    )
+    calls = advances(monkeypatch)
     run(path)
-    assert until == [(4, 7), (7, 11)]
+    assert calls == [(0, 0, 1), (4, 7, 1), (7, 11, 1)]
 
 
 def test_an_interruption_in_the_middle_of_an_interval_leaves_a_state_that_was_saved(never_stopped, path, monkeypatch):
-    """While a save point is looked at: its steps are taken, but nothing of it is kept."""
-    looks, look = iter(range(100)), training._observe
-
-    def interrupted(*args):
-        if next(looks) == 3:
-            raise KeyboardInterrupt
-        return look(*args)
-
-    monkeypatch.setattr(training, "_observe", interrupted)
+    """When its steps are taken, but nothing of it is kept."""
+    advances(monkeypatch, stretch=1, interrupted=4)
     part = run(path)
     assert part.status == "interrupted" and len(part.loss) == 3 and part.cost.evaluations == 3
     np.testing.assert_array_equal(part.final.double, part.states["model"].double[-1])
     monkeypatch.undo()
     assert_same(run(path), never_stopped)
+
+
+STRETCHES = {
+    1: [(0, 0, 1), (0, 1, 1), (1, 3, 1), (3, 4, 1), (4, 7, 1), (7, 11, 1)],
+    3: [(0, 0, 1), (0, 1, 1), (1, 7, 3), (7, 11, 1)],
+    32: [(0, 0, 1), (0, 1, 1), (1, 11, 4)],
+}
+
+
+@pytest.mark.parametrize("stretch", STRETCHES)
+@pytest.mark.parametrize("changes", [{}, {"optimizer": None}], ids=["adam", "plain"])
+def test_numbers_do_not_depend_on_the_length_of_a_stretch(monkeypatch, stretch, changes):
+    expected = run(**changes)  # its stretches are as long as the machine is fast
+    calls = advances(monkeypatch, stretch)
+    assert_same(run(**changes), expected)
+    assert calls == STRETCHES[stretch]
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_a_stretch_that_is_interrupted_is_taken_again_to_the_same_numbers(never_stopped, path, monkeypatch, at):
+    """Of three save points in one call, none is kept before all are."""
+    advances(monkeypatch, 3, interrupted=at)
+    part = run(path)
+    assert part.status == "interrupted" and len(part.loss) == (2, 5)[at - 3]
+    assert part.cost.evaluations == SAVE_STEPS[len(part.loss) - 1]
+    np.testing.assert_array_equal(part.final.double, part.states["model"].double[-1])
+    monkeypatch.undo()
+    assert_same(run(path), never_stopped)
+
+
+def test_a_slow_run_answers_after_each_save_point(monkeypatch):
+    calls = advances(monkeypatch)
+    monkeypatch.setattr(training, "PATIENCE", 0.0)
+    run()
+    assert calls == STRETCHES[1]
+
+
+def test_the_next_stretch_is_planned_by_steps_and_by_save_points(monkeypatch):
+    """By a clock on which each stretch takes a second: patience for three of them is 3 times the steps and save points."""
+    calls = advances(monkeypatch)
+    monkeypatch.setattr(training, "PATIENCE", 3.0)
+    monkeypatch.setattr(training, "time", types.SimpleNamespace(perf_counter=iter(range(1000)).__next__))
+    steps = np.array([0, 2, 4, 6, 8, 20, 21, 22, 60])
+    assert run(steps=60, save_steps=steps).complete
+    # after 1 save point in 2 steps, 3 in 6 steps; after these, 9 in 18 steps, which end before 60; after those, 9 in 42
+    assert calls == [(0, 0, 1), (0, 2, 1), (2, 8, 3), (8, 22, 3), (22, 60, 1)]
+
+
+def test_a_stretch_keeps_no_more_than_there_is_room_for(never_stopped, monkeypatch):
+    """Bytes of a save point: 8 + 24 of the model, 96, 24 and 3 of what it saw, 8 each of loss, energy and drift: 179."""
+
+    def whole(model, x):  # compiled anew: the room is that of the program
+        return save(model, x)
+
+    monkeypatch.setattr(training, "ROOM", 3 * 179 - 1)
+    calls = advances(monkeypatch)
+    assert_same(run(save=whole), never_stopped)
+    assert calls == [(0, 0, 1), (0, 1, 1), (1, 4, 2), (4, 11, 2)]
+
+    def large(model, x):
+        return save(model, x)
+
+    monkeypatch.setattr(training, "ROOM", 1)
+    calls.clear()
+    assert_same(run(save=large), never_stopped)
+    assert calls == STRETCHES[1]
 
 
 def test_a_run_that_is_killed_goes_on_from_what_was_written_before(never_stopped, path, tmp_path, monkeypatch):
@@ -191,11 +269,9 @@ def test_a_run_that_is_killed_while_it_writes_keeps_the_file_before_and_leaves_n
 def test_a_finished_run_is_read_and_not_run_again(never_stopped, path, monkeypatch):
     assert_same(run(path), never_stopped)
 
-    def refused(*args):
-        raise AssertionError("a finished run takes no steps")
-
-    monkeypatch.setattr(training, "_advance", refused)
+    calls = advances(monkeypatch)
     assert_same(run(path), never_stopped)
+    assert calls == [(0, 0, 1)]  # a look at the start
     assert left_in(path) == ["run.npz"]
 
 
@@ -227,15 +303,18 @@ def doubling(params):
     return 0.5 * params**2
 
 
-def test_a_run_that_diverged_leaves_its_last_finite_state_and_diverges_again(path):
+@pytest.mark.parametrize(("stretch", "kept"), [(1, 500), (32, 100)])
+def test_a_run_that_diverged_leaves_its_last_finite_state_and_diverges_again(path, monkeypatch, stretch, kept):
     """x doubles and changes sign each step: x = 2^k after k = 500 steps, and |grad|^2 overflows at k = 512."""
+    advances(monkeypatch, stretch)
     options = {"learning_rate": 3.0, "steps": 1000, "save_steps": [0, 100, 500, 1000], "checkpoint": path}
     first = descend(doubling, 1.0, **options)
     assert first.status.startswith("diverged at step 513")
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files if name != "digest"}
     assert all(np.isfinite(array).all() for array in arrays.values())
-    assert any(array.shape == () and array == 2.0**500 for array in arrays.values())
+    assert any(array.shape == () and array == 2.0**kept for array in arrays.values())  # the end of a whole stretch
+    np.testing.assert_array_equal(first.states, 2.0 ** np.array([0, 100, 500]))
     assert_same(descend(doubling, 1.0, **options), first)
 
 

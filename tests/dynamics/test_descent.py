@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import chisquare
 
 from gradflow import InputError, descend, gradient_flow
-from gradflow.dynamics import progress
+from gradflow.dynamics import progress, training
 from gradflow.dynamics.times import log_steps
 from gradflow.models import cooccurrence
 
@@ -309,6 +309,7 @@ def test_an_interrupt_keeps_what_is_done(monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(progress, "report", interrupted)
+    monkeypatch.setattr(training, "STRETCH", 1)
     run = descend(
         quadratic, jnp.array(START), jnp.array(HESSIAN), learning_rate=0.1, steps=50, save_steps=[0, 1, 4, 9, 50]
     )

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from gradflow import InputError, descend
+from gradflow.dynamics import training
 from gradflow.models import transformer
 from gradflow.tasks.sequences import Fresh, WindowSum
 
@@ -127,6 +128,23 @@ def test_another_key_of_a_stream_needs_no_new_program_and_gives_another_run():
             first = len(traced)
     assert 1 <= first == len(traced)
     assert len(set(finals)) == 3
+
+
+def test_one_program_serves_stretches_of_every_length(monkeypatch):
+    monkeypatch.setattr(training, "PATIENCE", 1e9)
+    advance, counts, traced = training._advance, set(), Traces()
+    monkeypatch.setattr(training, "_advance", lambda *args: counts.add(int(args[-1])) or advance(*args))
+
+    def loss(params, x):
+        return jnp.mean((params - x) ** 2)
+
+    compiled = []
+    for points in (1, 2, 6, 33, 40):  # besides the start: 1, then what is left, at most 32
+        options = {"steps": points, "save_steps": np.arange(points + 1), "optimizer": optax.adam}
+        draw = Counted(jax.random.key(0), traced)
+        descend(loss, 0.0, jnp.zeros(4), learning_rate=0.1, stream=draw, **options)
+        compiled.append(len(traced))
+    assert counts == {1, 5, 32, 7} and compiled[0] >= 1 and len(set(compiled)) == 1
 
 
 def test_parameters_of_mixed_precision_keep_theirs_with_and_without_an_optimizer():

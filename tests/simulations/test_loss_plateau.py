@@ -82,10 +82,13 @@ def test_an_interrupted_run_goes_on_with_the_same_command_to_the_same_numbers(
 
     def interrupted(*arguments):
         calls.append(None)
-        if len(calls) == 8 + 4:  # each seed has eight stretches: in the fourth one of the second seed
+        if (
+            len(calls) == 9 + 5
+        ):  # each seed has a look at the start and eight stretches: in the fourth one of the second seed
             raise KeyboardInterrupt
         return advance(*arguments)
 
+    monkeypatch.setattr(training, "STRETCH", 1)
     monkeypatch.setattr(training, "_advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(config)
@@ -98,7 +101,9 @@ def test_an_interrupted_run_goes_on_with_the_same_command_to_the_same_numbers(
     calls += [None] * 100
     stored = store.load_config(finished / "config.json")  # all that is needed to run again
     run(type(TINY)(**stored | {"out": config.out}))
-    assert len(calls) == 100 + 5  # nothing of the first seed, and what the second has left
+    assert (
+        len(calls) == 100 + 1 + 1 + 5
+    )  # a look at each start, nothing of the first seed, and what the second has left
     for name, undisturbed in datasets.items():
         assert_same(undisturbed, store.load(config.out, name))
     assert {path.name for path in config.out.iterdir()} == {path.name for path in finished.iterdir()}
