@@ -111,7 +111,7 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
         "accuracy_99": (first_upward_crossing(step, accuracy, 0.99).time, "step from which 99 % of the outputs are right", "1"),
         "accuracy_end": (accuracy[-1], "share of right outputs at the end", "1"),
         "progress_half": (half_rise(step, attention).time, "step at which attention progress has made half of its rise", "1"),
-        "lead": (ahead.time, "steps by which attention progress is ahead of the accuracy, each at half of its rise", "1"),
+        "lead": (ahead.time, "steps by which attention is ahead of accuracy, at half of the rise", "1"),
         "lead_error": (ahead.error, "its error", "1"),
         "plateau_start": (plateau.start.time, "step at which the plateau that is found begins", "1"),
         "plateau_end": (plateau.end.time, "step at which it ends; so far, where it is censored", "1"),

@@ -11,7 +11,7 @@ from gradflow.theory.claims import Claim, at_least, at_most, near
 
 REPEATS = 5.0  # times as often as the data
 WITHIN = {
-    "initial": "logits spread by 0.02 sqrt(width), over one batch",
+    "initial": "one head and batch are off the mean by 0.01 or so",
     "marginal": "passed where it falls slowest: the first outputs are on their way, or inputs not yet at theirs",
     "plateau": "where it falls slowest: the other outputs are on their way",
     "floor": "what is left to learn when training stops",
