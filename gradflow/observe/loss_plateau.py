@@ -18,7 +18,7 @@ from gradflow.interventions.attention_bias import Biased, WithStrength
 from gradflow.models import transformer
 from gradflow.models.transformer import Transformer
 from gradflow.observe.phases import NEVER, first_upward_crossing
-from gradflow.observe.plateaus import find_plateau, half_rise, lead
+from gradflow.observe.plateaus import NO_PLATEAU, Plateau, find_plateaus, half_rise, lead
 from gradflow.observe.sequences import Observer, dataset, repetition
 from gradflow.tasks.sequences import Fresh, Task
 
@@ -64,7 +64,7 @@ def train(
         transformer.Loss(tap_for), weights, **streams, optimizer=optimizer, learning_rate=learning_rate, steps=steps,
         save_steps=save_points(steps, save_every), save=Observer(task, tap_for), **options,
     ).require_complete()  # fmt: skip
-    return dataset(run, task, weights, learning_rate), run.final
+    return dataset(run, task, weights, learning_rate, width=weights.head.shape[0]), run.final
 
 
 def save_points(steps: int, save_every: int) -> Int[np.ndarray, " T"]:
@@ -81,38 +81,42 @@ def save_points(steps: int, save_every: int) -> Int[np.ndarray, " T"]:
 def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
     """The numbers of one training (`run` has no dimension but those of `observe.sequences.dataset`); NaN for what did not happen.
 
-    On the plateau means from start to end of the one before the largest drop, as `observe.plateaus` finds it.
+    On the plateau means from start to end of `main_plateau`. The first outputs are those that are said to be right on it, as many as
+    `task.losses.first`: where it is 0, every moment on the plateau will do, and where it is None, none. Attention progress is `progress`.
     """
     step = run["step"].values.astype(float)
     loss = run["loss"].values
-    accuracy = run["accuracy"].mean("output").values
-    progress = run["progress"].isel(strategy=0, layer=0).values
-    first = first_upward_crossing(step, run["accuracy"].isel(output=0).values, 0.5).time
+    by_output = run["accuracy"].transpose("step", "output").values
+    accuracy, attention = by_output.mean(axis=1), progress(run).values
+    count = task.losses.first
+    begun = first_upward_crossing(step, by_output[:, : count or 1].max(axis=1), 0.5).time
+    first = math.nan if count is None else first_upward_crossing(step, by_output[:, :count].min(axis=1, initial=1), 0.5).time  # fmt: skip
     known = first_upward_crossing(step, accuracy, 0.5).time
-    half, ahead = half_rise(step, accuracy).time, lead(step, progress, accuracy)
+    half, ahead = half_rise(step, accuracy).time, lead(step, attention, accuracy)
     if not math.isfinite(known):  # a rise that leads nowhere has no middle
         half, ahead = math.nan, NEVER
-    plateau = find_plateau(step, loss)
+    plateau = main_plateau(step, loss, task.losses.floor)
     during = (step >= plateau.start.time) & (step <= plateau.end.time)
     cosine, repeats = run["cosine"].sel(place="final").values, run["repetition"].values
     sample = task.sample(jax.random.key(0), SAMPLE)
     late = slice(-max(len(step) // 10, 1), None)
     values = {
         "loss_initial": (loss[0], "loss at the start", "nat"),
-        "loss_marginal": (slowest(step, loss, step < first), "loss where it falls slowest before the first output is right", "nat"),
-        "loss_plateau": (slowest(step, loss, during & (step >= first)), "loss where it falls slowest on the plateau and it is right", "nat"),
+        "loss_marginal": (slowest(step, loss, step < begun), "loss where it falls slowest before a first output is right", "nat"),
+        "loss_plateau": (slowest(step, loss, during & (step >= first)), "loss where it falls slowest on the plateau, the first outputs right", "nat"),
         "loss_floor": (np.median(loss[late]), "loss at the end, median over the last tenth", "nat"),
-        "first_known": (first, "step from which the first output is right in half of the sequences", "1"),
+        "first_known": (first if count else math.nan, "step from which each first output is right in half of the sequences", "1"),
         "accuracy_half": (half, "step at which the accuracy has made half of its rise", "1"),
         "accuracy_50": (known, "step from which half of the outputs are right", "1"),
         "accuracy_99": (first_upward_crossing(step, accuracy, 0.99).time, "step from which 99 % of the outputs are right", "1"),
         "accuracy_end": (accuracy[-1], "share of right outputs at the end", "1"),
-        "progress_half": (half_rise(step, progress).time, "step at which attention progress has made half of its rise", "1"),
-        "lead": (ahead.time, "steps by which attention progress is ahead of the accuracy, each at half of its rise", "1"),
+        "progress_half": (half_rise(step, attention).time, "step at which attention progress has made half of its rise", "1"),
+        "lead": (ahead.time, "steps by which attention is ahead of accuracy, at half of the rise", "1"),
         "lead_error": (ahead.error, "its error", "1"),
         "plateau_start": (plateau.start.time, "step at which the plateau that is found begins", "1"),
-        "plateau_end": (plateau.end.time, "step at which it ends", "1"),
-        "plateau_length": (plateau.length.time, "steps that it lasts", "1"),
+        "plateau_end": (plateau.end.time, "step at which it ends; so far, where it is censored", "1"),
+        "plateau_length": (plateau.length.time, "steps that it lasts; so far, where it is censored", "1"),
+        "plateau_censored": (plateau.censored if plateau.found else math.nan, "1 where it has not ended when training does, else 0", "1"),
         "plateau_level": (plateau.level.value, "its mean loss", "nat"),
         "drop": (plateau.drop.time, "step at which half of the drop after it is done", "1"),
         "cosine_plateau": (_median(cosine[during]), "median cosine between final hidden states on the plateau", "1"),
@@ -121,6 +125,7 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
         "repetition_end": (np.median(repeats[late]), "repetition frequency at the end", "1"),
         "repetition_data": (float(repetition(sample[:, task.prompt :])), "repetition frequency of the data", "1"),
     }  # fmt: skip
+    values["told_start"] = (random_head(task, run.attrs.get("width", math.nan)), "closed form of the loss: random head, not trained", "nat")  # fmt: skip
     for name in LEVELS:
         values[f"told_{name}"] = (
             getattr(task.losses, name, math.nan),
@@ -132,12 +137,45 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
     )
 
 
+def main_plateau(step: Float[np.ndarray, " T"], loss: Float[np.ndarray, " T"], floor: float = math.nan) -> Plateau:
+    """The plateau before the largest drop, or `NO_PLATEAU`; one that has not ended has the way to `floor` before it.
+
+    So a training that is stopped on its plateau has this one, and not a stage before. Where `floor` is not finite, a flat end is no plateau.
+    """
+
+    def depth(plateau: Plateau) -> float:
+        return plateau.level.value - (floor if plateau.censored else plateau.after.value)
+
+    found = find_plateaus(step, loss, floor=floor if math.isfinite(floor) else None)
+    return max(found, key=depth, default=NO_PLATEAU)
+
+
+def random_head(task: Task, width: int) -> float:
+    """The expected loss of an untrained model: ln V and half the variance of logits over tokens.
+
+    The final norm makes hidden states of `width` channels with variance 1, a head of N(0, s^2) logits of variance width s^2, and to
+    second order E[ln mean exp z - z] is half their sample variance, ln V + width s^2 (1 - 1/V) / 2. NaN where the width is.
+    """
+    return task.losses.initial + width * transformer.INITIAL_SCALE**2 / 2 * (1 - 1 / task.vocabulary)
+
+
+def strategy(run: xr.Dataset) -> int:
+    """The index of the way to solve the task that attention takes: its progress, mean over layers, rises most from start to end."""
+    by_strategy = run["progress"].mean("layer")
+    return int((by_strategy.isel(step=-1) - by_strategy.isel(step=0)).argmax("strategy"))
+
+
+def progress(run: xr.Dataset) -> Float[xr.DataArray, " T"]:
+    """Attention progress of this `strategy`, mean over the layers of which something is asked."""
+    return run["progress"].isel(strategy=strategy(run)).mean("layer")
+
+
 def curves(run: xr.Dataset) -> xr.Dataset:
     """The curves of one training that a sweep keeps: one number a save point."""
     kept = run[["loss", "repetition", "agreement", "entropy"]]
     named = {
         "accuracy": (run["accuracy"].mean("output"), "share of right outputs"),
-        "progress": (run["progress"].isel(strategy=0, layer=0), "attention progress"),
+        "progress": (progress(run), "attention progress, mean over layers"),
         "cosine": (run["cosine"].sel(place="final"), "mean cosine between final hidden states of output rows"),
     }
     for name, (values, text) in named.items():
@@ -148,12 +186,13 @@ def curves(run: xr.Dataset) -> xr.Dataset:
 
 def table(summary: xr.Dataset) -> str:
     """The numbers over `seed`, a line each: median, least and largest; a dash where something never came."""
-    lines = [f"{'over ' + str(summary.sizes['seed']) + ' seeds':<62} {'median':>9} {'least':>9} {'largest':>9}"]
+    width = max(len(values.attrs["long_name"]) for values in summary.data_vars.values())
+    lines = [f"{'over ' + str(summary.sizes['seed']) + ' seeds':<{width}} {'median':>9} {'least':>9} {'largest':>9}"]
     for values in summary.data_vars.values():
         known = values.fillna(math.inf)
         three = (float(of("seed")) for of in (known.median, known.min, known.max))
         numbers = " ".join(f"{number:>9.4g}" if math.isfinite(number) else f"{'-':>9}" for number in three)
-        lines.append(f"{values.attrs['long_name'][:62]:<62} {numbers}")
+        lines.append(f"{values.attrs['long_name']:<{width}} {numbers}")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from gradflow.observe.loss_plateau import strategy
 from gradflow.plotting.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, THEORY, YELLOW, panels, write
 
 _PLACES = {
@@ -52,7 +53,7 @@ def overview(runs: xr.Dataset, summary: xr.Dataset) -> Figure:
         outputs.set(ylabel="output", title="(b) Which outputs are right")
         outputs.yaxis.get_major_locator().set_params(integer=True)
         outputs.grid(False)
-        progress = run["progress"].isel(strategy=0)
+        progress = run["progress"].isel(strategy=strategy(run))
         asked = np.flatnonzero(progress.notnull().any("step"))  # of other layers nothing is asked
         for layer, style in zip(asked, cycle(("-", "--", ":", "-.")), strict=False):
             label = "attention progress" + (f", layer {layer + 1}" if run.sizes["layer"] > 1 else "")
