@@ -137,7 +137,7 @@ def test_the_first_outputs_are_as_many_as_the_closed_form_says(made_up):
     assert math.isnan(float(none["first_known"])) and math.isfinite(float(none["loss_plateau"]))
     assert float(one["loss_plateau"]) == pytest.approx(PLATEAU, abs=2e-3) == float(none["loss_plateau"])
     assert PLATEAU - 0.065 < float(two["loss_plateau"]) < PLATEAU - 0.045  # it falls by 0.013 until 260
-    unknown = loss_plateau.summary(made_up, Addition(2))
+    unknown = loss_plateau.summary(with_accuracy(made_up, [50] * 8), Addition(2))
     assert math.isnan(float(unknown["first_known"])) and math.isnan(float(unknown["loss_plateau"]))
     assert math.isfinite(float(unknown["loss_marginal"]))
 
