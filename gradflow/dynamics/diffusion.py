@@ -73,7 +73,7 @@ def diffuse(
     rule = Diffusion(loss, batch_size, order, substeps)
     run = train(
         rule, key, loss, params, data, minibatches=Minibatches.plan(data, None, "all", None), learning_rate=learning_rate,
-        steps=steps, save_steps=save_steps, save=save, invariants=invariants, show_progress=show_progress,
+        steps=steps, save_steps=save_steps, save=save, invariants=invariants, checkpoint=None, show_progress=show_progress,
         name=f"diffusion of order {order} of {minibatches.name}",
     )  # fmt: skip
     taken = substeps * run.cost.accepted

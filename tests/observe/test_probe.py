@@ -12,6 +12,7 @@ from gradflow.models import transformer
 from gradflow.observe import probe as module
 from gradflow.tasks.sequences import WindowSum
 
+pytestmark = pytest.mark.slow  # trains
 SAMPLES, ROWS, WIDTH, CLASSES = 600, 3, 24, 7
 KEYS = jax.random.split(jax.random.key(0), 5)
 ANSWERS = jax.random.randint(KEYS[0], (SAMPLES, ROWS), 0, CLASSES)

@@ -15,6 +15,7 @@ from gradflow.observe.loss_plateau import curves
 from gradflow.tasks.sequences import PAPER, SMALL
 from simulations.loss_plateau import PRESETS, measure, run
 
+pytestmark = pytest.mark.slow  # trains
 TINY = dataclasses.replace(
     PRESETS["small"], n=4, p=5, width=8, steps=30, batch_size=8, held_out=8, save_every=4, seeds=2
 )
