@@ -53,9 +53,9 @@ def collapse(cosine: Float[Array, "g g"], pairs: Bool[np.ndarray, "g g"]) -> Flo
     return (cosine * pairs).sum() / pairs.sum()
 
 
-def attention_progress(map: Float[Array, "h g j"], optimal: Bool[Array, "g j"]) -> Float[Array, ""]:
+def attention_progress(attention: Float[Array, "h g j"], optimal: Bool[Array, "g j"]) -> Float[Array, ""]:
     """Attention progress of one sample: the part of |A| that lies where attention is needed, over output rows and heads."""
-    size = jnp.abs(map)
+    size = jnp.abs(attention)
     return (size * optimal).sum() / size.sum()
 
 

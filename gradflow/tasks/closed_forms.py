@@ -135,7 +135,7 @@ def concatenated_sums(n: int, p: int, windows: tuple[int, ...]) -> Losses:
 def addition(digits: int, units_first: bool = True) -> Losses:
     """a+b= and the sum of two numbers uniform on 0..N-1, N = 10^digits, in base 10; tokens 10 and 11 are + and =.
 
-    Every digit of the sum is uniform, for those of a are and no carry depends on them; the last carry is 1 where a + b >= N,
+    Every digit of the sum is uniform, for those of a are and the carry into its place depends on lower ones alone; the last carry is 1 where a + b >= N,
     with probability (N-1) / (2N). This carry is said to be right before the digits; `first` counts from the units and cannot tell it.
     """
     require(digits >= 1, f"digits must be at least 1, got {digits}.")

@@ -1,7 +1,6 @@
-"""What Gopalani and Hu (2025), arXiv 2506.13688, report of Pythia and OLMo-2 early in training, as claims on the dataset of
-`observe.language_models`.
+"""What Gopalani and Hu (2025), arXiv 2506.13688, report of Pythia and OLMo-2 early in training, as claims.
 
-Told apart by their names on the hub. A run that lacks the model, its revisions or the paper's 100 questions cannot tell.
+On the dataset of `observe.language_models`, told apart by their names on the hub. A run that lacks the model, its revisions or the paper's 100 questions cannot tell.
 """
 
 import numpy as np
