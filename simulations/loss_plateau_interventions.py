@@ -156,6 +156,7 @@ def run(config: Config) -> None:
     require(not done.failed, "; ".join(f"{name}: {error}" for name, error in done.failed.items()))
     results = open_sweep(members).load().drop_vars(["done", "failed"])
     results.attrs = {}
+    results["seed"].attrs = {"long_name": "seed of weights and data", "units": "1"}
     store.save(folder, "interventions", results)
     held = intervention_claims(results)
     store.save_claims(folder, held)

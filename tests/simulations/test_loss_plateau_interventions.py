@@ -103,7 +103,7 @@ def test_a_run_leaves_the_numbers_of_its_seed_claims_and_the_picture(trained, tm
     out = tmp_path / "run"
     run(dataclasses.replace(TINY, out=out))
     assert {path.name for path in out.iterdir()} == {
-        "config.json", "interventions.nc", "claims.json", "interventions.png",
+        "config.json", "interventions.nc", "claims.json", "interventions.png", "members",
     }  # fmt: skip
     stored = store.load(out, "interventions")
     for name, values in trained[0].data_vars.items():
@@ -115,7 +115,7 @@ def test_a_run_leaves_the_numbers_of_its_seed_claims_and_the_picture(trained, tm
 
 
 def test_nothing_is_copied_from_a_model_that_did_not_learn():
-    with pytest.raises(InputError, match=r"right in 0\.\d\d of the outputs \(seed 1\); it needs more donor_steps") as caught:  # fmt: skip
+    with pytest.raises(InputError, match=r"right in 0\.\d\d of the outputs \(seed 1\); it needs more --donor-steps") as caught:  # fmt: skip
         train_all(dataclasses.replace(TINY, learning_rate=1e-6), 1)
     assert "\n" not in str(caught.value)
 
