@@ -27,6 +27,7 @@ def _run(command, cwd):
     )
 
 
+@pytest.mark.slow
 def test_the_code_prints_what_the_readme_says(tmp_path):
     """Its blocks in order, in one process."""
     code = _blocks("python")
