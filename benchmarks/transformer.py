@@ -19,8 +19,8 @@ from gradflow.tasks.sequences import Fresh, WindowSum
 from simulations.loss_plateau import PRESETS
 
 TARGETS = {"paper": 1.4, "small": 3.0}
-STEPS = {"paper": 3, "small": 60}
-ROUNDS = 7
+STEPS = {"paper": 10, "small": 1000}
+ROUNDS = 3
 
 
 def by_gradflow(task: WindowSum, *, width: int, batch_size: int, learning_rate: float, steps: int):
