@@ -64,10 +64,12 @@ class Task:
                 way of solving the task that is known, from the first layer on; what a row's own token tells needs no attention
     strategies  their names
     segments    the part of the output that each output belongs to, from 0 on; default: there is one
-    pairs       the pairs of output rows whose hidden states are compared; default: all within a segment
+    pairs       the pairs of output rows whose hidden states are compared: all within a segment, those with its first output only
+                where it `compares_first`
     """
 
     strategies: ClassVar[tuple[str, ...]] = ("optimal",)
+    compares_first: ClassVar[bool] = True
 
     def __post_init__(self):
         _ = self.losses  # refuses
@@ -100,7 +102,8 @@ class Task:
 
     @property
     def pairs(self) -> Bool[np.ndarray, "outputs outputs"]:
-        return np.tri(self.outputs, k=-1, dtype=bool) & (self.segments[:, None] == self.segments)
+        within = np.tri(self.outputs, k=-1, dtype=bool) & (self.segments[:, None] == self.segments)
+        return within if self.compares_first else within & (np.diff(self.segments, prepend=-1) == 0)
 
     def draw(self, key: PRNGKeyArray, size: int) -> Int[Array, "size prompt"]:
         """`size` prompts, independent of each other."""
@@ -150,10 +153,11 @@ class WindowSum(Task):
     n: int = 16
     p: int = 17
     k: int = 2
+    compares_first: ClassVar[bool] = False
 
     @property
     def parts(self) -> tuple[Uniform, ...]:
-        return Uniform(1, self.p, self.n), Uniform(self.p, self.p + 1)
+        return _inputs(self.n, self.p - 1, self.p)
 
     @property
     def losses(self) -> closed_forms.Losses:
@@ -163,10 +167,6 @@ class WindowSum(Task):
         last = np.arange(self.n)
         first = np.where(last < self.k - 1, last, last - self.k + 1)
         return _sums(prompt[: self.n], first, last + 1, self.p)
-
-    @property
-    def pairs(self) -> Bool[np.ndarray, "outputs outputs"]:
-        return super().pairs & _not_first(self.segments)
 
     def optimal(self, tokens: Int[Array, " length"]) -> Bool[Array, "strategies layers outputs length-1"]:
         """Columns t-k+1..t of row t, those from 0 on: as published, also where y_i = x_i asks for the last of them alone."""
@@ -181,10 +181,11 @@ class PrefixSum(Task):
     n: int = 16
     p: int = 17
     distinct: bool = False
+    compares_first: ClassVar[bool] = False
 
     @property
     def parts(self) -> tuple[Uniform, ...]:
-        return Uniform(1, self.p, self.n, self.distinct), Uniform(self.p, self.p + 1)
+        return _inputs(self.n, self.p - 1, self.p, self.distinct)
 
     @property
     def losses(self) -> closed_forms.Losses:
@@ -192,10 +193,6 @@ class PrefixSum(Task):
 
     def answer(self, prompt: Int[Array, " prompt"]) -> Int[Array, " outputs"]:
         return jnp.cumsum(prompt[: self.n]) % self.p
-
-    @property
-    def pairs(self) -> Bool[np.ndarray, "outputs outputs"]:
-        return super().pairs & _not_first(self.segments)
 
     def optimal(self, tokens: Int[Array, " length"]) -> Bool[Array, "strategies layers outputs length-1"]:
         """The next input and, after y_1, the sum so far, which is the row's own token."""
@@ -226,7 +223,7 @@ class ConcatenatedSums(Task):
 
     @property
     def parts(self) -> tuple[Uniform, ...]:
-        return Uniform(1, self.p, self.n), Uniform(self.p, self.p + 1)
+        return _inputs(self.n, self.p - 1, self.p)
 
     @property
     def losses(self) -> closed_forms.Losses:
@@ -308,7 +305,7 @@ class Copy(Task):
 
     @property
     def parts(self) -> tuple[Uniform, ...]:
-        return Uniform(1, self.words + 1, self.n), Uniform(0, 1)
+        return _inputs(self.n, self.words, 0)
 
     @property
     def losses(self) -> closed_forms.Losses:
@@ -330,10 +327,11 @@ class Repeat(Task):
     n: int = 16
     words: int = 16
     blocks: int = 1
+    compares_first: ClassVar[bool] = False
 
     @property
     def parts(self) -> tuple[Uniform, ...]:
-        return Uniform(1, self.words + 1, self.n), Uniform(self.words + 1, self.words + 2)
+        return _inputs(self.n, self.words, self.words + 1)
 
     @property
     def losses(self) -> closed_forms.Losses:
@@ -345,10 +343,6 @@ class Repeat(Task):
 
     def answer(self, prompt: Int[Array, " prompt"]) -> Int[Array, " outputs"]:
         return (prompt[0] + self.segments) % (self.words + 1)
-
-    @property
-    def pairs(self) -> Bool[np.ndarray, "outputs outputs"]:
-        return super().pairs & _not_first(self.segments)
 
     def optimal(self, tokens: Int[Array, " length"]) -> Bool[Array, "strategies layers outputs length-1"]:
         """x_1, on which all outputs depend and on nothing else: derived, no such set is published."""
@@ -365,7 +359,7 @@ class Histogram(Task):
 
     @property
     def parts(self) -> tuple[Uniform, ...]:
-        return Uniform(1, self.words + 1, self.n), Uniform(0, 1)
+        return _inputs(self.n, self.words, 0)
 
     @property
     def losses(self) -> closed_forms.Losses:
@@ -424,15 +418,15 @@ class Permutation(Task):
 # ------------------------------------------------------------------------------------------------------------- shared
 
 
+def _inputs(n: int, words: int, separator: int, distinct: bool = False) -> tuple[Uniform, ...]:
+    """A prompt of n tokens out of 1..words and a separator."""
+    return Uniform(1, words + 1, n, distinct), Uniform(separator, separator + 1)
+
+
 def _sums(x: Int[Array, " n"], first: Int[np.ndarray, " outputs"], end: Int[np.ndarray, " outputs"], p: int):
     """The sums of x[first] .. x[end - 1] modulo p."""
     total = jnp.pad(jnp.cumsum(x), (1, 0))
     return (total[end] - total[first]) % p
-
-
-def _not_first(segments: Int[np.ndarray, " outputs"]) -> Bool[np.ndarray, " outputs"]:
-    """All outputs but the first of each segment."""
-    return np.diff(segments, prepend=-1) == 0
 
 
 def _entries(task: Task) -> tuple[Int[np.ndarray, "outputs 1"], Int[np.ndarray, "1 length-1"]]:
