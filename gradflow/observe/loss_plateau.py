@@ -18,7 +18,7 @@ from gradflow.interventions.attention_bias import Biased, WithStrength
 from gradflow.models import transformer
 from gradflow.models.transformer import Transformer
 from gradflow.observe.phases import NEVER, first_upward_crossing
-from gradflow.observe.plateaus import NO_PLATEAU, Plateau, find_plateaus, half_rise, lead
+from gradflow.observe.plateaus import find_plateau, half_rise, lead
 from gradflow.observe.sequences import Observer, dataset, repetition
 from gradflow.tasks.sequences import Fresh, Task
 
@@ -81,7 +81,7 @@ def save_points(steps: int, save_every: int) -> Int[np.ndarray, " T"]:
 def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
     """The numbers of one training (`run` has no dimension but those of `observe.sequences.dataset`); NaN for what did not happen.
 
-    On the plateau means from start to end of `main_plateau`. The first outputs are those that are said to be right on it, as many as
+    On the plateau means from start to end of the one before the largest drop (`find_plateau`). The first outputs are those that are said to be right on it, as many as
     `task.losses.first`: where it is 0, every moment on the plateau will do, and where it is None, none. Attention progress is `progress`.
     """
     step = run["step"].values.astype(float)
@@ -95,7 +95,7 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
     half, ahead = half_rise(step, accuracy).time, lead(step, attention, accuracy)
     if not math.isfinite(known):  # a rise that leads nowhere has no middle
         half, ahead = math.nan, NEVER
-    plateau = main_plateau(step, loss, task.losses.floor)
+    plateau = find_plateau(step, loss, floor=task.losses.floor)
     during = (step >= plateau.start.time) & (step <= plateau.end.time)
     cosine, repeats = run["cosine"].sel(place="final").values, run["repetition"].values
     sample = task.sample(jax.random.key(0), SAMPLE)
@@ -135,19 +135,6 @@ def summary(run: xr.Dataset, task: Task) -> xr.Dataset:
     return xr.Dataset(
         {name: ((), float(value), {"long_name": text, "units": units}) for name, (value, text, units) in values.items()}
     )
-
-
-def main_plateau(step: Float[np.ndarray, " T"], loss: Float[np.ndarray, " T"], floor: float = math.nan) -> Plateau:
-    """The plateau before the largest drop, or `NO_PLATEAU`; one that has not ended has the way to `floor` before it.
-
-    So a training that is stopped on its plateau has this one, and not a stage before. Where `floor` is not finite, a flat end is no plateau.
-    """
-
-    def depth(plateau: Plateau) -> float:
-        return plateau.level.value - (floor if plateau.censored else plateau.after.value)
-
-    found = find_plateaus(step, loss, floor=floor if math.isfinite(floor) else None)
-    return max(found, key=depth, default=NO_PLATEAU)
 
 
 def random_head(task: Task, width: int) -> float:

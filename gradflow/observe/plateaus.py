@@ -129,17 +129,19 @@ def find_plateaus(
     return tuple(_plateau(*pair) for pair in zip(values[:found].tolist(), errors[:found].tolist(), strict=True))
 
 
-def find_plateau(steps: Float[np.ndarray, " T"], loss: Float[np.ndarray, " T"], **options) -> Plateau:
+def find_plateau(
+    steps: Float[np.ndarray, " T"], loss: Float[np.ndarray, " T"], *, floor: float | None = None, **options
+) -> Plateau:
     """The plateau before the largest drop, or `NO_PLATEAU`; options as for `find_plateaus`.
 
-    Not the longest: that depends on the axis of time and on when the run was stopped. One without a drop is returned only where
-    there is no other.
+    Not the longest: that depends on the axis of time and on when the run was stopped. One that has not ended has the way to the floor
+    before it, so that a run that is stopped on its plateau has this one and not a stage before.
     """
 
     def depth(plateau: Plateau) -> float:
-        return -np.inf if plateau.censored else plateau.level.value - plateau.after.value
+        return plateau.level.value - (floor if plateau.censored else plateau.after.value)
 
-    return max(find_plateaus(steps, loss, **options), key=depth, default=NO_PLATEAU)
+    return max(find_plateaus(steps, loss, floor=floor, **options), key=depth, default=NO_PLATEAU)
 
 
 def half_rise(steps: Float[np.ndarray, " T"], values: Float[np.ndarray, " T"]) -> Event:

@@ -99,7 +99,6 @@ def test_where_there_is_no_plateau_none_is_censored(made_up):
     smooth = made_up.assign(loss=("step", FLOOR + 1.4 * np.exp(-STEP / 80.0)))
     for name in ("plateau_censored", "plateau_end", "plateau_length", "cosine_plateau"):
         assert math.isnan(float(loss_plateau.summary(smooth, TASK)[name])), name
-    assert loss_plateau.main_plateau(STEP.astype(float), smooth["loss"].values, math.nan) == loss_plateau.NO_PLATEAU
 
 
 @pytest.mark.parametrize("width", [64, 256, 1024])
